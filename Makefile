@@ -1,0 +1,51 @@
+PYTHON ?= python3
+BIN := .venv/bin
+LOCK := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make lock" --upgrade
+WORKER := build/my-worker
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint table lock clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(WORKER)  ## Bake a worker and run its main job: local test, then production with a stream
+	@$(MAKE) --no-print-directory -C $(WORKER) demo
+
+test: $(BIN)/.ready lint  ## Lint, then every bake, every baked suite, and the README's table
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+table: $(WORKER)  ## Write the table of documented patterns into the README
+	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
+	@cd $(WORKER) && PYTHONPATH=. .venv/bin/python $(CURDIR)/benchmarks/patterns.py $(CHECK)
+
+lock: $(BIN)/.ready  ## Refresh every lock file from its pyproject.toml
+	$(LOCK) pyproject.toml --group dev --output-file requirements-dev.txt
+	for point in sync async batch; do \
+		$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir build/$$point starting_point=$$point && \
+		cd build/$$point/my-worker && \
+		$(LOCK) pyproject.toml --output-file requirements.txt && \
+		$(LOCK) pyproject.toml --group dev --constraints requirements.txt --output-file requirements-dev.txt && \
+		cp requirements.txt requirements-dev.txt "$(CURDIR)/{{cookiecutter.project_slug}}/starting_points/$$point/" && \
+		cd "$(CURDIR)" || exit 1; \
+	done
+
+clean:  ## Remove what these commands made
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache
+
+# Baked anew each time, into the same folder: what is installed there stays.
+.PHONY: $(WORKER)
+$(WORKER): $(BIN)/.ready
+	@$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir build
+
+$(BIN)/.ready: requirements-dev.txt
+	@echo "Installing what the lock file names into .venv ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements-dev.txt
+	@touch $@

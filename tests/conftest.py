@@ -1,0 +1,51 @@
+"""Bakes, through cookiecutter's API, from a copy of what git would hand to a user."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cookiecutter.main import cookiecutter
+
+ROOT = Path(__file__).parents[1]
+QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+STARTING_POINTS = QUESTIONS["starting_point"]
+
+Bake = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the template without what git ignores: caches must not reach a bake."""
+    folder = tmp_path_factory.mktemp("template")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bake(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Bake:
+    """Bake with the given answers, the others at their defaults; return the project's folder."""
+
+    def run(output: Path | None = None, **answers: str) -> Path:
+        unknown = answers.keys() - {name for name in QUESTIONS if not name.startswith("_")}
+        assert not unknown, f"cookiecutter would silently ignore {unknown}"
+        output = output or tmp_path_factory.mktemp("bake")
+        config = {"replay_dir": str(output / ".replay"), "cookiecutters_dir": str(output / ".cookiecutters")}
+        made = cookiecutter(
+            str(template), no_input=True, output_dir=str(output), default_config=config, extra_context=answers
+        )
+        return Path(made)
+
+    return run

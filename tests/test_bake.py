@@ -1,0 +1,160 @@
+"""Every answer bakes into valid files, or is refused in one line and leaves nothing behind."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from cookiecutter.exceptions import FailedHookException
+
+from tests.conftest import QUESTIONS, STARTING_POINTS, Bake
+
+TREE = """
+.dockerignore .env.example .gitignore .runpod/hub.json .runpod/tests.json Dockerfile Makefile README.md
+handler.py pyproject.toml requirements-dev.txt requirements.txt task.py test_input.json
+endpoint/__init__.py endpoint/demo.py
+endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/body.py endpoint/local/client_api.py
+endpoint/local/queue.py endpoint/local/server.py endpoint/local/worker_api.py endpoint/local/workers.py
+tests/__init__.py tests/conftest.py tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/unloadable.py
+tests/test_local_endpoint.py tests/test_local_mode.py tests/test_overflow.py tests/test_production.py
+tests/test_result.py tests/test_settings.py tests/test_stream.py tests/test_task.py
+worker/__init__.py worker/cold_start.py worker/job.py worker/log.py worker/mode.py worker/overflow.py
+worker/refusal.py worker/result.py worker/settings.py worker/stream.py worker/threads.py
+""".split()
+
+HOSTILE_TEXTS = [
+    "It's \"quoted\" 'twice' \\ and \\\\ back",
+    '"; import os; os.abort() #',
+    '"""',
+    "$(touch pwned) `touch pwned` ${HOME} %s",
+    "emoji 😀 👩‍👩‍👧 ünï 日本語 \u202e",
+    "<b>&amp;</b> | # * _ ~",
+    "a" * 80,
+]
+
+
+def files(project: Path) -> list[str]:
+    return sorted(str(path.relative_to(project)) for path in project.rglob("*") if path.is_file())
+
+
+def check(project: Path) -> None:
+    """Every file parses, and nothing of the template is left in it."""
+    for name in files(project):
+        text = (project / name).read_text(encoding="utf-8")
+        assert not re.search(r"\{\{ ?cookiecutter|cookiecutter\.[a-z_]+ ?\}\}|\{%", text), name
+        match Path(name).suffix:
+            case ".py":
+                ast.parse(text, name)
+            case ".json":
+                json.loads(text)
+            case ".toml":
+                tomllib.loads(text)
+            case ".yml" | ".yaml":
+                yaml.safe_load(text)
+
+
+def test_there_are_five_questions_each_with_a_prompt() -> None:
+    asked = [name for name in QUESTIONS if not name.startswith("_")]
+    assert len(asked) == 5
+    assert list(QUESTIONS["__prompts__"]) == asked
+    assert set(QUESTIONS["__prompts__"]["starting_point"]) == {"__prompt__", *STARTING_POINTS}
+
+
+@pytest.mark.parametrize("starting_point", STARTING_POINTS)
+def test_every_starting_point_bakes_into_exactly_this_tree(bake: Bake, starting_point: str) -> None:
+    project = bake(starting_point=starting_point)
+    assert files(project) == sorted(TREE)
+    check(project)
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_a_hostile_text_is_only_text(bake: Bake, text: str) -> None:
+    project = bake(project_name=text, project_slug="safe", description=text)
+    assert files(project) == sorted(TREE)
+    check(project)
+    hub = json.loads((project / ".runpod" / "hub.json").read_text(encoding="utf-8"))
+    assert (hub["title"], hub["description"]) == (text, text)
+    assert text in (project / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_typed_answer_that_looks_like_a_template_is_only_text(template: Path, tmp_path: Path) -> None:
+    """Typed, since cookiecutter itself renders the answers that it is given as arguments."""
+    text = "{{ braces }} {% raw %} {# note #} {'a': 1}"
+    subprocess.run(
+        [sys.executable, "-m", "cookiecutter", str(template), "--output-dir", str(tmp_path)],
+        input=f"{text}\nsafe\n{text}\n\n\n",
+        env={**os.environ, "HOME": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    hub = json.loads((tmp_path / "safe" / ".runpod" / "hub.json").read_text(encoding="utf-8"))
+    assert (hub["title"], hub["description"]) == (text, text)
+    assert (tmp_path / "safe" / "README.md").read_text(encoding="utf-8").startswith(f"# {text}\n")
+
+
+@pytest.mark.parametrize("image", ["worker", "docker.io/me/worker", "localhost:5000/a/b_c", "ghcr.io/an-org/a.b--c"])
+def test_an_image_name_that_docker_takes_is_taken(bake: Bake, image: str) -> None:
+    project = bake(image=image)
+    assert f"IMAGE := {image}\n" in (project / "Makefile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("answers", "line"),
+    [
+        ({"project_slug": "../../outside"}, "project_slug: use a-z"),
+        ({"project_slug": "/tmp/outside"}, "project_slug: use a-z"),
+        ({"project_slug": "Upper"}, "project_slug: use a-z"),
+        ({"project_slug": "a" * 64}, "project_slug: use a-z"),
+        ({"project_slug": "ends-"}, "project_slug: use a-z"),
+        ({"project_slug": "two words"}, "project_slug: use a-z"),
+        ({"project_slug": "line\n"}, "project_slug: use a-z"),
+        ({"project_name": "a" * 81, "project_slug": "a"}, "project_name: give"),
+        ({"project_name": "two\nlines", "project_slug": "a"}, "project_name: give"),
+        ({"project_name": " ", "project_slug": "a"}, "project_name: give"),
+        ({"project_name": "\x1b[31m", "project_slug": "a"}, "project_name: give"),
+        ({"description": "a\u2028b"}, "description: give"),
+        ({"description": ""}, "description: give"),
+        ({"image": "Docker.io/Me/Worker"}, "image: give registry/name"),
+        ({"image": "docker.io/me/worker:latest"}, "image: give registry/name"),
+        ({"image": "docker.io/me/worker@sha256:0"}, "image: give registry/name"),
+        ({"image": "$(reboot)"}, "image: give registry/name"),
+        ({"image": "a\nb"}, "image: give registry/name"),
+        ({"image": "worker\n"}, "image: give registry/name"),
+        ({"image": ""}, "image: give registry/name"),
+    ],
+)
+def test_a_bad_answer_is_refused_in_one_line(
+    bake: Bake, tmp_path: Path, capfd: pytest.CaptureFixture[str], answers: dict[str, str], line: str
+) -> None:
+    output = tmp_path / "deep" / "output"
+    output.mkdir(parents=True)
+    with pytest.raises(FailedHookException):
+        bake(output, **answers)
+    said = capfd.readouterr().err.strip()
+    assert said.startswith(line)
+    assert "\n" not in said
+    assert [path for path in tmp_path.rglob("*") if ".replay" not in path.parts] == [tmp_path / "deep", output]
+    assert not Path("/tmp/outside").exists()
+
+
+def test_baking_says_what_to_do_next(bake: Bake, capfd: pytest.CaptureFixture[str]) -> None:
+    bake(project_name="Tidy Words")
+    said = capfd.readouterr().out
+    assert [line.split("#")[0].strip() for line in said.splitlines() if line.startswith("    ")] == [
+        "cd tidy-words",
+        "make demo",
+        "make test",
+    ]
+
+
+def test_no_file_names_a_package_index(template: Path) -> None:
+    for path in template.rglob("*"):
+        if path.is_file() and path.name.startswith("requirements"):
+            assert "://" not in path.read_text(encoding="utf-8")

@@ -1,0 +1,61 @@
+"""``python -m endpoint.local``: serve an endpoint for this project's worker, or for any other."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+
+from endpoint.local.server import LocalEndpoint
+
+
+def main() -> None:
+    """Serve until interrupted; exit 1 with a sentence if the port is taken or no worker starts."""
+    parser = argparse.ArgumentParser(
+        prog="python -m endpoint.local",
+        usage="%(prog)s [--port PORT] [--workers COUNT] [-- COMMAND …]",
+        description="Runpod's job API and worker protocol on this machine, with workers in their production loop.",
+    )
+    parser.add_argument("--port", type=_port, default=8000, help="port to serve on; 0 takes a free one (default: 8000)")
+    parser.add_argument("--workers", type=_count, default=1, help="workers to keep alive (default: 1)")
+    parser.add_argument("command", nargs="*", help="starts one worker (default: this project's handler.py)")
+    arguments = parser.parse_args()
+
+    api_key = os.environ.get("RUNPOD_API_KEY")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # as an exception, so that no worker outlives the endpoint
+    endpoint = LocalEndpoint(arguments.command, workers=arguments.workers, port=arguments.port, api_key=api_key)
+    try:
+        with endpoint:
+            print(
+                f"Endpoint   {endpoint.url}   (routes: {endpoint.base_url.removesuffix('/v2')}/docs)\n"
+                f"Call it    curl -H 'Authorization: Bearer {'$RUNPOD_API_KEY' if api_key else 'local'}' "
+                f"{endpoint.url}/runsync -d @test_input.json\n"
+                f"SDK        RUNPOD_ENDPOINT_BASE_URL={endpoint.base_url}, endpoint id: local\n"
+                "Stop       Ctrl-C",
+                flush=True,
+            )
+            while endpoint.workers.alive:
+                time.sleep(0.2)
+    except KeyboardInterrupt:
+        return
+    except OSError as error:
+        sys.exit(f"The endpoint cannot start: {error.strerror or error}. Choose another --port, or check the command.")
+    sys.exit("No worker is left: each one exited before it asked for a job. Its output above says why.")
+
+
+def _port(text: str) -> int:
+    return _within(text, 0, 65_535)
+
+
+def _count(text: str) -> int:
+    return _within(text, 1, 64)
+
+
+def _within(text: str, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The worker processes: started in their production mode, watched, replaced when they die."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from endpoint.local.queue import Queue
+
+GRACE = 20.0
+"""Seconds that a worker has for its jobs after SIGTERM."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker process. It is ready from its first poll on."""
+
+    id: str
+    process: asyncio.subprocess.Process
+    exited: Future[int] = field(default_factory=Future)
+    """Its exit status, for whoever waits in another thread."""
+    ready: bool = False
+    stopping: bool = False
+
+
+class Workers:
+    """Keeps ``count`` processes of ``command`` polling ``url``; a worker that never became ready is not replaced."""
+
+    def __init__(
+        self, queue: Queue, command: Sequence[str], count: int, cwd: Path, env: Mapping[str, str], log: IO[bytes] | None
+    ) -> None:
+        self.running: list[Worker] = []
+        self.unhealthy = 0
+        self._queue = queue
+        self._command = command
+        self._count = count
+        self._cwd = cwd
+        self._env = env
+        self._log = log
+        self._started = 0
+        self._watchers: set[asyncio.Task[None]] = set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether any worker runs or is being replaced."""
+        return bool(self._watchers)
+
+    async def start(self, url: str) -> None:
+        """Start all workers. Raises ``OSError`` if the command cannot be run."""
+        self._url = url
+        for _ in range(self._count):
+            await self._start_one()
+
+    async def _start_one(self) -> None:
+        self._started += 1
+        worker_id = f"worker-{self._started}"
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            cwd=self._cwd,
+            env={**os.environ, **self._env, **protocol(self._url, worker_id)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,  # so that what the worker starts, the SDK's ping process first, ends with it
+        )
+        self.running.append(worker := Worker(worker_id, process))
+        self._watchers.add(watcher := asyncio.create_task(self._watch(worker)))
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def _watch(self, worker: Worker) -> None:
+        status = await worker.process.wait()
+        _kill(worker)
+        self.running.remove(worker)
+        self._queue.lose(worker.id)
+        worker.exited.set_result(status)
+        if worker.ready and not worker.stopping:
+            await self._start_one()
+        elif not worker.ready:
+            self.unhealthy += 1
+
+    def seen(self, worker_id: str) -> None:
+        """Note a worker's poll."""
+        for worker in self.running:
+            if worker.id == worker_id:
+                worker.ready = True
+
+    def terminate(self, worker: Worker) -> None:
+        """Ask a worker to finish its jobs and exit; it is not replaced."""
+        worker.stopping = True
+        self._queue.retire(worker.id)
+        with suppress(ProcessLookupError):
+            worker.process.terminate()
+
+    async def stop(self) -> None:
+        """End all workers: at once those with no job in hand, the others once it is delivered, or after ``GRACE``."""
+        for worker in self.running:
+            self.terminate(worker)
+            if not self._queue.held_by(worker.id):
+                _kill(worker)
+        if self._watchers:
+            await asyncio.wait(self._watchers, timeout=GRACE)
+        for worker in self.running:
+            _kill(worker)
+        if self._watchers:
+            await asyncio.wait(self._watchers)
+
+    def states(self) -> dict[str, int]:
+        """Count the workers by the platform's names for their states."""
+        ready = [worker for worker in self.running if worker.ready]
+        busy = sum(bool(self._queue.held_by(worker.id)) for worker in ready)
+        return {
+            "idle": len(ready) - busy,
+            "initializing": len(self.running) - len(ready),
+            "ready": len(ready),
+            "running": busy,
+            "throttled": 0,
+            "unhealthy": self.unhealthy,
+        }
+
+
+def protocol(url: str, worker_id: str) -> dict[str, str]:
+    """Return the variables with which the platform starts a worker; the SDK fills in the ``$`` names."""
+    return {
+        "RUNPOD_ENDPOINT_ID": "local",
+        "RUNPOD_POD_ID": worker_id,
+        "RUNPOD_AI_API_KEY": "local",
+        "RUNPOD_WEBHOOK_GET_JOB": f"{url}/job-take/$ID?gpu=none",
+        "RUNPOD_WEBHOOK_POST_OUTPUT": f"{url}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
+        "RUNPOD_WEBHOOK_POST_STREAM": f"{url}/job-stream/$RUNPOD_POD_ID/$ID?gpu=none",
+        "RUNPOD_WEBHOOK_PING": f"{url}/ping/$RUNPOD_POD_ID",
+        "RUNPOD_PING_INTERVAL": "10000",
+        "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+        "RUNPOD_SKIP_GPU_CHECK": "true",
+        "RUNPOD_LOG_LEVEL": os.environ.get("RUNPOD_LOG_LEVEL", "INFO"),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _kill(worker: Worker) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(worker.process.pid, signal.SIGKILL)

@@ -1,0 +1,121 @@
+"""A task that does to the worker what it is told to: the items name it."""
+
+import asyncio
+import dataclasses
+import datetime
+import enum
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+_four = threading.Barrier(4)
+
+
+class Input(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[Any]
+    option: int = 0
+
+
+class Model(BaseModel):
+    day: datetime.date = datetime.date(2020, 2, 2)
+
+
+@dataclasses.dataclass
+class Point:
+    x: int = 1
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class UnreadableError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+def raising(error: BaseException) -> Callable[[], NoReturn]:
+    def act() -> NoReturn:
+        raise error
+
+    return act
+
+
+def cycle() -> list[Any]:
+    loop: list[Any] = []
+    loop.append(loop)
+    return loop
+
+
+def deep() -> list[Any]:
+    nest: list[Any] = []
+    for _ in range(100_000):
+        nest = [nest]
+    return nest
+
+
+FINE: dict[str, tuple[Callable[[], Any], Any]] = {
+    "text": (lambda: "é😀\u2028", "é😀\u2028"),
+    "none": (lambda: None, None),
+    "error key": (lambda: {"error": "kept"}, {"error": "kept"}),
+    "model": (Model, {"day": "2020-02-02"}),
+    "dataclass": (Point, {"x": 1}),
+    "enum": (lambda: Colour.RED, "red"),
+    "datetime": (lambda: datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), "2020-01-01T00:00:00Z"),
+    "set": (lambda: {1}, [1]),
+    "numpy scalar": (lambda: np.float32(0.5), 0.5),
+    "numpy array": (lambda: {"a": np.arange(4).reshape(2, 2)}, {"a": [[0, 1], [2, 3]]}),
+}
+"""What a person would return, and the JSON that it becomes."""
+
+FAULTY: dict[str, tuple[Callable[[], Any], str]] = {
+    "raise": (raising(ValueError("no")), "ValueError"),
+    "stop iteration": (raising(StopIteration("no")), "StopIteration"),
+    "exit": (raising(SystemExit(3)), "SystemExit"),
+    "interrupt": (raising(KeyboardInterrupt()), "KeyboardInterrupt"),
+    "cancelled": (raising(asyncio.CancelledError()), "CancelledError"),
+    "generator exit": (raising(GeneratorExit()), "GeneratorExit"),
+    "unreadable": (raising(UnreadableError()), "UnreadableError"),
+    "huge message": (raising(ValueError("x" * 5_000_000)), "ValueError"),
+    "surrogate message": (raising(ValueError("\ud800")), "ValueError"),
+    "nul message": (raising(ValueError("\x00" * 500)), "ValueError"),
+    "object": (object, "TypeError"),
+    "nan": (lambda: float("nan"), "ValueError"),
+    "nan in array": (lambda: np.array([np.nan]), "ValueError"),
+    "surrogate": (lambda: "\ud800", "UnicodeEncodeError"),
+    "surrogate key": (lambda: {"\ud800": 1}, "UnicodeEncodeError"),
+    "cycle": (cycle, "ValueError"),
+    "deep": (deep, "ValueError"),
+    "binary": (lambda: b"\xff", "UnicodeDecodeError"),
+    "huge integer": (lambda: 10**5000, "ValueError"),
+}
+"""What must cost its own item only, and the type of the failure."""
+
+
+def load() -> None:
+    pass
+
+
+def process(item: Any, job: Input) -> Any:
+    match item:
+        case {"bytes": size}:
+            return "x" * size
+        case {"read": fifo}:
+            return Path(fifo).read_text()
+        case {"touch": file}:
+            with Path(file).open("a") as trace:
+                trace.write(".")
+            return None
+        case "meet":
+            return _four.wait(timeout=10) >= 0
+        case str() if item in FINE:
+            return FINE[item][0]()
+        case str() if item in FAULTY:
+            return FAULTY[item][0]()
+    return item

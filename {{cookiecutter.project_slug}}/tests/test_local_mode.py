@@ -1,0 +1,192 @@
+"""The modes in which the SDK only calls the handler, and its development server: through ``python handler.py``."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import PROJECT, MakeWorker
+from worker.mode import find_mode
+from worker.refusal import Refused
+
+Start = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environment(**env: str) -> dict[str, str]:
+    """This process's environment without what makes the SDK think that it is on Runpod."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}
+    return {**bare, "RUNPOD_LOG_LEVEL": "INFO", **env}
+
+
+@pytest.fixture(scope="module")
+def hostile(make_worker: MakeWorker) -> Path:
+    return make_worker("hostile")
+
+
+@pytest.fixture
+def start(hostile: Path) -> Start:
+    """Run ``python handler.py`` to its end."""
+
+    def run(*arguments: str, folder: Path = hostile, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "handler.py", *arguments],
+            cwd=folder,
+            env=environment(**env),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def result(finished: "subprocess.CompletedProcess[str]") -> Any:
+    """What the SDK prints as the job's result."""
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    [printed] = re.findall(r"Job result: (.*)", finished.stdout)
+    return json.loads(printed.replace("'", '"').replace("True", "true"))["output"]
+
+
+def envelopes(*values: str) -> list[dict[str, Any]]:
+    return [{"index": index, "success": True, "result": value} for index, value in enumerate(values)]
+
+
+def test_the_local_test_prints_the_aggregated_list(start: Start, hostile: Path) -> None:
+    """A generator, of whatever kind, would be printed as ``<generator object>`` with exit status 0."""
+    (hostile / "test_input.json").write_text('{"input": {"items": ["a", "b"]}}')
+    assert result(start()) == envelopes("a", "b")
+
+
+def test_the_projects_own_test_input_passes() -> None:
+    finished = subprocess.run(
+        [sys.executable, "handler.py"], cwd=PROJECT, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert finished.returncode == 0
+    assert "completed successfully" in finished.stdout
+    assert "'success': False" not in finished.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--test_input", '{"input": {"items": ["a", "b"]}}'],
+        ['--test_input={"input": {"items": ["a", "b"]}}'],
+        ['--test_in={"id": "mine", "input": {"items": ["a", "b"]}}'],
+    ],
+    ids=["apart", "joined", "abbreviated, with an id"],
+)
+def test_a_test_input_may_be_given_in_any_of_the_parsers_forms(start: Start, arguments: list[str]) -> None:
+    assert result(start(*arguments)) == envelopes("a", "b")
+
+
+def test_a_test_input_wins_over_the_production_variables(start: Start) -> None:
+    """The SDK's own order: the mode must not be guessed from the environment alone."""
+    finished = start(
+        '--test_input={"input": {"items": ["a"]}}', RUNPOD_WEBHOOK_GET_JOB="http://127.0.0.1:9/job-take/$ID"
+    )
+    assert result(finished) == envelopes("a")
+
+
+def test_a_job_without_items_exits_1_with_a_sentence(start: Start) -> None:
+    finished = start('--test_input={"input": {"items": []}}')
+    assert finished.returncode == 1
+    assert "failed with error: No items provided\n" in finished.stdout
+    assert "Traceback" not in finished.stdout + finished.stderr
+
+
+def test_a_bad_setting_stops_the_start_with_a_sentence(start: Start) -> None:
+    finished = start(LOOKAHEAD="none")
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("Check the environment: LOOKAHEAD should be a valid integer")
+    assert finished.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "port", "sentence"),
+    [
+        ("--test_input={", "0", "--test_input is not valid JSON"),
+        ("--test_input=[1]", "0", "--test_input must be a JSON object"),
+        ("--rp_log_level=LOUD", "0", "--rp_log_level LOUD: choose one of"),
+        ("--rp_debugger", "0", "--rp_debugger does not work with aggregated output"),
+        ("", "http", "RUNPOD_REALTIME_PORT=http: set it to a port number"),
+    ],
+)
+def test_what_the_sdk_would_answer_with_a_traceback_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, argument: str, port: str, sentence: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["handler.py", argument])
+    monkeypatch.setenv("RUNPOD_REALTIME_PORT", port)
+    with pytest.raises(Refused, match=sentence):
+        find_mode()
+
+
+def test_a_test_input_file_that_is_not_json_is_named(start: Start, make_worker: MakeWorker) -> None:
+    folder = make_worker("hostile")
+    (folder / "test_input.json").write_text("{'input': 1}")
+    finished = start(folder=folder)
+    assert (finished.returncode, finished.stderr.count("\n")) == (1, 1)
+    assert finished.stderr.startswith("test_input.json is not valid JSON: ")
+
+
+def test_a_load_that_fails_stops_the_local_test(start: Start, make_worker: MakeWorker) -> None:
+    finished = start(folder=make_worker("unloadable"))
+    assert finished.returncode == 1
+    assert finished.stderr == "load() in task.py failed: FileNotFoundError: the model is not there\n"
+
+
+def test_a_call_that_never_returns_does_not_keep_the_local_test_alive(start: Start, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    job = json.dumps({"input": {"items": ["a", {"read": str(tmp_path / "fifo")}]}})
+    finished = start(f"--test_input={job}", ITEM_TIMEOUT="0.2")
+    assert finished.returncode == 0
+    assert "TimeoutError" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "path", "body", "answer"),
+    [
+        (["--rp_serve_api", "--rp_api_port=0"], {}, "/runsync", {"input": {"items": ["a"]}}, {"status": "COMPLETED"}),
+        (
+            [],
+            {"RUNPOD_REALTIME_PORT": "free", "RUNPOD_ENDPOINT_ID": "me"},
+            "/me/realtime",
+            {"id": "1", "input": {"items": ["a"]}},
+            {},
+        ),
+    ],
+    ids=["--rp_serve_api", "RUNPOD_REALTIME_PORT"],
+)
+def test_the_sdks_own_servers_answer_with_the_aggregate(
+    hostile: Path,
+    free_port: int,
+    arguments: list[str],
+    env: dict[str, str],
+    path: str,
+    body: dict[str, Any],
+    answer: dict[str, Any],
+) -> None:
+    arguments = [argument.replace("port=0", f"port={free_port}") for argument in arguments]
+    env = {name: value.replace("free", str(free_port)) for name, value in env.items()}
+    with subprocess.Popen(
+        [sys.executable, "-u", "handler.py", *arguments],
+        cwd=hostile,
+        env=environment(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        try:
+            assert any("Uvicorn running on" in line for line in server.stdout)
+            got = httpx.post(f"http://127.0.0.1:{free_port}{path}", json=body).json()
+        finally:
+            server.kill()
+    assert got["output"] == envelopes("a")
+    assert answer.items() <= got.items()

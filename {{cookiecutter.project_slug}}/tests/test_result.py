@@ -1,0 +1,60 @@
+"""An envelope is what the SDK will send, to the byte."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tasks.hostile import FAULTY, FINE
+from worker.result import failed, failure, success
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+def sdk_encoding(body: Any) -> bytes:
+    """What ``rp_http._handle_result`` (runpod 1.12.0) sends, as aiohttp encodes it."""
+    return json.dumps(body, ensure_ascii=False).encode("utf-8")
+
+
+@given(st.integers(0, 10**6), json_values)
+def test_a_json_value_is_kept_and_measured_exactly(index: int, value: Any) -> None:
+    envelope = success(index, value)
+    assert envelope.body == {"index": index, "success": True, "result": value}
+    assert envelope.size == len(sdk_encoding(envelope.body))
+
+
+@given(st.text(st.characters(exclude_categories=())), st.text(st.characters(exclude_categories=())))
+def test_a_failure_can_always_be_sent(kind: str, message: str) -> None:
+    """Categories are not excluded: lone surrogates are in."""
+    envelope = failed(7, kind, message)
+    assert envelope.size == len(sdk_encoding(envelope.body))
+    assert len(envelope.body["failure"]["message"]) <= 500
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_what_a_person_returns_becomes_json(name: str) -> None:
+    make, expected = FINE[name]
+    assert success(0, make()).body["result"] == expected
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_what_cannot_be_sent_is_a_failure_of_its_kind(name: str) -> None:
+    make, kind = FAULTY[name]
+    with pytest.raises(BaseException) as caught:
+        success(0, make())
+    envelope = failure(0, caught.value)
+    assert envelope.body["failure"]["type"] == kind
+    assert envelope.size == len(sdk_encoding(envelope.body))
+
+
+def test_a_result_changed_later_stays_what_it_was() -> None:
+    shared = {"count": [1]}
+    envelope = success(0, shared)
+    shared["count"].append(2)
+    assert envelope.body["result"] == {"count": [1]}

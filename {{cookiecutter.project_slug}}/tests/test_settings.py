@@ -1,0 +1,56 @@
+"""The environment is read once, and a bad value is a sentence that names its variable."""
+
+import pytest
+
+from worker.refusal import Refused
+from worker.settings import Settings, read_settings
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_the_defaults() -> None:
+    assert read_settings().model_dump() == {
+        "item_concurrency": None,
+        "job_concurrency": 1,
+        "lookahead": 64,
+        "batch_size": 32,
+        "chunk_size": 1,
+        "item_timeout": 0,
+        "max_items": 10_000,
+        "max_output_bytes": 10_000_000,
+    }
+
+
+def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(name.upper(), "1001")
+    assert set(read_settings().model_dump().values()) == {1001}
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKAHEAD", "")
+    assert read_settings().lookahead == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ITEM_CONCURRENCY", "many"),
+        ("JOB_CONCURRENCY", "0"),
+        ("LOOKAHEAD", "-1"),
+        ("ITEM_TIMEOUT", "nan"),
+        ("ITEM_TIMEOUT", "-1"),
+        ("MAX_OUTPUT_BYTES", "10"),
+        ("CHUNK_SIZE", "1.5"),
+    ],
+)
+def test_a_bad_value_is_a_sentence_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(Refused, match=rf"^Check the environment: {name} .*\.$"):
+        read_settings()

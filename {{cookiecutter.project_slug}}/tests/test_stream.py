@@ -1,0 +1,353 @@
+"""The engine as a function: ordered, bounded, cancellable; nothing that the task does reaches another item."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.overflow import Output
+from worker.result import Envelope
+from worker.settings import Settings
+from worker.stream import Stream
+
+
+def make(function: Callable[..., Any], *, batched: bool = False, **values: Any) -> Stream:
+    return Stream(function, Settings(**values), batched=batched)
+
+
+async def collect(stream: Stream, items: Sequence[Any]) -> list[list[Envelope]]:
+    output = Output(len(items), 10_000_000, chunked=True)
+    return [chunk async for chunk in stream.run(items, None, "job", output)]
+
+
+def bodies(stream: Stream, items: Sequence[Any]) -> list[dict[str, Any]]:
+    return [envelope.body for chunk in asyncio.run(collect(stream, items)) for envelope in chunk]
+
+
+async def others_done() -> None:
+    """Wait until no task but this one is left."""
+    async with asyncio.timeout(10):
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0)
+
+
+class Gauge:
+    """Counts how many are inside at once."""
+
+    def __init__(self) -> None:
+        self.inside = self.most = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.inside -= 1
+
+
+kinds = st.sampled_from(["blocking", "async", "blocking batch", "async batch"])
+outcomes = st.sampled_from(["fine", "raises", "exits", "not json", "cancelled"])
+
+
+def task_of(kind: str, gauge: Gauge) -> Callable[..., Any]:
+    def act(item: tuple[int, str]) -> object:
+        number, outcome = item
+        match outcome:
+            case "raises":
+                raise StopIteration(number)
+            case "exits":
+                raise SystemExit(number)
+            case "cancelled":
+                raise asyncio.CancelledError
+            case "not json":
+                return object()
+        return number
+
+    def blocking(item: Any, job: object) -> object:
+        with gauge:
+            return act(item)
+
+    async def awaiting(item: Any, job: object) -> object:
+        with gauge:
+            await asyncio.sleep(0)
+            return act(item)
+
+    def blocking_batch(items: list[Any], job: object) -> list[object]:
+        with gauge:
+            return [act(item) for item in items]
+
+    async def awaiting_batch(items: list[Any], job: object) -> list[object]:
+        with gauge:
+            await asyncio.sleep(0)
+            return [act(item) for item in items]
+
+    return {
+        "blocking": blocking,
+        "async": awaiting,
+        "blocking batch": blocking_batch,
+        "async batch": awaiting_batch,
+    }[kind]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kind=kinds,
+    wanted=st.lists(outcomes, max_size=40),
+    concurrency=st.integers(1, 8),
+    lookahead=st.integers(1, 10),
+    batch=st.integers(1, 6),
+    chunk=st.integers(1, 6),
+)
+def test_one_envelope_per_item_in_order_whatever_the_items_do(
+    kind: str, wanted: list[str], concurrency: int, lookahead: int, batch: int, chunk: int
+) -> None:
+    gauge = Gauge()
+    stream = make(
+        task_of(kind, gauge),
+        batched="batch" in kind,
+        item_concurrency=concurrency,
+        lookahead=lookahead,
+        batch_size=batch,
+        chunk_size=chunk,
+    )
+    chunks = asyncio.run(collect(stream, list(enumerate(wanted))))
+    assert all(1 <= len(found) <= chunk for found in chunks)
+    found = [envelope.body for envelopes in chunks for envelope in envelopes]
+    assert [body["index"] for body in found] == list(range(len(wanted)))
+    assert [body["success"] for body in found] == [outcome == "fine" for outcome in wanted]
+    assert [body["result"] for body in found if body["success"]] == [
+        number for number, outcome in enumerate(wanted) if outcome == "fine"
+    ]
+    assert gauge.inside == 0
+    assert gauge.most <= concurrency
+
+
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+def test_work_goes_on_while_a_chunk_is_being_posted_up_to_the_lookahead(kind: str) -> None:
+    begun: list[int] = []
+    reached = threading.Event()
+
+    def note(item: int) -> None:
+        begun.append(item)
+        if len(begun) == 5:
+            reached.set()
+
+    def blocking(item: int, job: object) -> None:
+        note(item)
+
+    async def awaiting(item: int, job: object) -> None:
+        note(item)
+
+    async def scenario() -> None:
+        stream = make(blocking if kind == "blocking" else awaiting, lookahead=5)
+        async with aclosing(stream.run(range(100), None, "job", Output(100, 10**7, chunked=False))) as chunks:
+            await anext(chunks)
+            assert await asyncio.to_thread(reached.wait, 10)
+            for _ in range(100):  # every turn that the feeder could use to go too far
+                await asyncio.sleep(0)
+            assert begun == [0, 1, 2, 3, 4]
+            await anext(chunks)
+            await anext(chunks)
+            assert len(begun) <= 7
+
+    asyncio.run(scenario())
+
+
+def test_the_first_result_is_not_held_back_for_a_fuller_chunk() -> None:
+    async def scenario() -> None:
+        last = asyncio.Event()
+
+        async def process(item: int, job: object) -> int:
+            if item == 9:
+                await last.wait()
+            return item
+
+        stream = make(process, chunk_size=64, item_concurrency=3)
+        async with aclosing(stream.run(range(10), None, "job", Output(10, 10**7, chunked=True))) as chunks:
+            seen: list[int] = []
+            while len(seen) < 9:
+                seen += [envelope.body["result"] for envelope in await anext(chunks)]
+            last.set()
+            assert seen == list(range(9))
+
+    asyncio.run(scenario())
+
+
+def test_what_became_ready_meanwhile_is_one_chunk_of_at_most_a_megabyte() -> None:
+    def process(item: int, job: object) -> str:
+        return "x" * item
+
+    async def scenario() -> list[list[int]]:
+        stream = make(process, chunk_size=64, item_concurrency=1)
+        items = [1, 2, 400_000, 400_000, 400_000, 3]
+        sizes = []
+        async with aclosing(stream.run(items, None, "job", Output(6, 10**7, chunked=True))) as chunks:
+            async for chunk in chunks:
+                sizes.append([len(envelope.body["result"]) for envelope in chunk])
+                await others_done()
+        return sizes
+
+    sizes = asyncio.run(scenario())
+    assert sizes[1:] == [[2, 400_000, 400_000], [400_000, 3]]
+
+
+def test_a_timed_out_item_fails_at_once_and_the_others_do_not() -> None:
+    release = threading.Event()
+
+    def blocking(item: int, job: object) -> int:
+        if item == 1:
+            release.wait(20)
+        return item
+
+    async def awaiting(item: int, job: object) -> int:
+        if item == 1:
+            await asyncio.Event().wait()
+        return item
+
+    for function in (blocking, awaiting):
+        found = bodies(make(function, item_timeout=0.2, item_concurrency=2), range(4))
+        assert [body.get("result") for body in found] == [0, None, 2, 3]
+        assert found[1]["failure"] == {
+            "type": "TimeoutError",
+            "message": "No result within 0.2 s per item (ITEM_TIMEOUT).",
+        }
+    release.set()
+
+
+def test_a_timed_out_blocking_call_keeps_its_slot_until_it_returns() -> None:
+    release = threading.Event()
+    gauge = Gauge()
+
+    def process(item: int, job: object) -> int:
+        with gauge:
+            if item == 0:
+                release.wait(20)
+            return item
+
+    async def scenario() -> None:
+        stream = make(process, item_timeout=0.1, item_concurrency=1)
+        async with aclosing(stream.run([0, 1], None, "job", Output(2, 10**7, chunked=False))) as chunks:
+            [first] = await anext(chunks)
+            assert first.body["failure"]["type"] == "TimeoutError"
+            release.set()
+            [second] = await anext(chunks)
+            assert second.body["result"] == 1
+        assert gauge.most == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_async_call_that_ignores_cancellation_holds_nothing_up() -> None:
+    async def scenario() -> None:
+        stop = asyncio.Event()
+
+        async def process(item: int, job: object) -> int:
+            while item == 0 and not stop.is_set():
+                try:
+                    await stop.wait()
+                except asyncio.CancelledError:
+                    continue
+            return item
+
+        stream = make(process, item_timeout=0.1, item_concurrency=2)
+        [[first], [second]] = await asyncio.wait_for(collect(stream, [0, 1]), 10)
+        assert first.body["failure"]["type"] == "TimeoutError"
+        assert second.body["result"] == 1
+        stop.set()
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_that_raises_fails_only_the_guilty_item() -> None:
+    calls: list[list[int]] = []
+
+    def process_batch(items: list[int], job: object) -> list[float]:
+        calls.append(items)
+        return [1 / item for item in items]
+
+    found = bodies(make(process_batch, batched=True, batch_size=4), [1, 2, 0, 4, 5])
+    assert [body.get("result") for body in found] == [1, 0.5, None, 0.25, 0.2]
+    assert found[2]["failure"]["type"] == "ZeroDivisionError"
+    assert calls == [[1, 2, 0, 4], [1], [2], [0], [4], [5]]
+
+
+@pytest.mark.parametrize("returned", [[1], [1, 2, 3], "ab", {1: 1, 2: 2}, None, 5])
+def test_a_batch_with_the_wrong_results_says_so(returned: object) -> None:
+    found = bodies(make(lambda _items, _job: returned, batched=True), ["a", "b"])
+    assert [body["failure"]["type"] for body in found] == ["WrongResults"] * 2
+    assert found[0]["failure"]["message"].endswith("for 2 items.")
+
+
+@pytest.mark.parametrize("posting", [True, False], ids=["while posting", "while waiting"])
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+def test_a_cancelled_job_starts_no_further_call_and_leaves_nothing_behind(kind: str, posting: bool) -> None:
+    """Cancelled as the SDK does it: the consuming task, with nobody calling ``aclose``."""
+    begun: list[int] = []
+    release = threading.Event()
+    cleaned: list[int] = []
+
+    def blocking(item: int, job: object) -> int:
+        begun.append(item)
+        if item:
+            release.wait(20)
+        return item
+
+    async def awaiting(item: int, job: object) -> int:
+        begun.append(item)
+        try:
+            if item:
+                await asyncio.Event().wait()
+        finally:
+            cleaned.append(item)
+        return item
+
+    async def scenario() -> None:
+        stream = make(blocking if kind == "blocking" else awaiting, item_concurrency=3)
+        first = asyncio.Event()
+
+        async def consume() -> None:
+            async for _ in stream.run(range(50), None, "job", Output(50, 10**7, chunked=False)):
+                first.set()
+                if posting:
+                    await asyncio.Event().wait()
+
+        consumer = asyncio.create_task(consume())
+        await first.wait()
+        while len(begun) < 4:
+            await asyncio.sleep(0)
+        consumer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await consumer
+        del consumer
+        release.set()
+        await others_done()
+        assert begun == [0, 1, 2, 3]
+        if kind == "async":
+            assert sorted(cleaned) == begun
+
+    asyncio.run(scenario())
+
+
+def test_jobs_take_turns_at_the_slots() -> None:
+    """A long job does not keep a short one, sent later, waiting for its end."""
+
+    async def scenario() -> None:
+        order: list[str] = []
+
+        async def process(item: str, job: object) -> None:
+            order.append(item)
+            await asyncio.sleep(0)
+
+        stream = make(process, item_concurrency=1)
+        await asyncio.gather(collect(stream, ["long"] * 50), collect(stream, ["short"] * 3))
+        assert order[:8].count("short") == 3
+
+    asyncio.run(scenario())

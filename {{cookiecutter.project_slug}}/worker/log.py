@@ -1,4 +1,7 @@
-"""What the worker writes to the log, under the job's id. Nothing here raises: a log must not cost a result."""
+"""What the worker writes to the log, under the job's id.
+
+Nothing here raises, whatever a full disk or the ``__str__`` of a task's exception does: a log must not cost a result.
+"""
 
 import traceback
 from contextlib import suppress
@@ -15,12 +18,12 @@ _log = RunPodLogger()
 
 def info(message: str, job_id: str) -> None:
     """Log one line at level INFO."""
-    with suppress(Exception):
+    with suppress(BaseException):
         _log.info(message, job_id)
 
 
 def error(message: str, cause: BaseException, job_id: str | None = None) -> None:
     """Log ``message`` and the end of the traceback of ``cause``. The traceback goes nowhere else."""
-    with suppress(Exception):
+    with suppress(BaseException):
         trace = "".join(traceback.format_exception(cause))[-MAX_CHARACTERS // 2 :]
         _log.error(sendable(f"{message}\n{trace}", MAX_CHARACTERS), job_id)

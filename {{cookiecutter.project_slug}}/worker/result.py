@@ -6,6 +6,7 @@ first, where a fault still costs one item only.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,17 +54,22 @@ def failure(index: int, error: BaseException) -> Envelope:
 
     Not under a key ``error``: a yielded dict with a truthy one fails the whole job (SDK 1.12.0, ``rp_job.handle_job``).
     """
-    try:
-        message = str(error)
-    except BaseException:
-        message = "The exception has no readable message."
-    return failed(index, type(error).__name__, message)
+    kind = _read(lambda: type(error).__name__, "Exception")
+    return failed(index, kind, _read(lambda: str(error), "The exception has no readable message."))
 
 
 def failed(index: int, kind: str, message: str) -> Envelope:
     """Return the envelope of a failure of type ``kind``."""
     cut = {"type": sendable(kind, MAX_TYPE_CHARACTERS), "message": sendable(message, MAX_MESSAGE_CHARACTERS)}
     return _seal({"index": index, "success": False, "failure": cut})
+
+
+def _read(read: Callable[[], str], otherwise: str) -> str:
+    """Return ``read()`` as a plain string, or ``otherwise`` if the task's own ``__str__`` fails at it."""
+    try:
+        return "".join(read())
+    except BaseException:
+        return otherwise
 
 
 def _seal(body: dict[str, Any]) -> Envelope:

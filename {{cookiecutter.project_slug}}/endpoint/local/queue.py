@@ -107,6 +107,7 @@ class Queue:
     def retry(self, job: Job) -> None:
         """Queue a failed job again, without what came of it."""
         job.outcome, job.retries = {}, 0
+        job.chunks.clear()
         job.queued, job.taken, job.ended, job.worker = time.monotonic(), None, None, None
         self._enqueue(job)
 

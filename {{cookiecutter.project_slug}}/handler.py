@@ -18,6 +18,7 @@ from worker import log
 from worker.job import Chunk, Worker
 from worker.mode import Mode, find_mode
 from worker.refusal import Refused
+from worker.result import describe
 from worker.settings import read_settings
 
 
@@ -49,8 +50,9 @@ def load(mode: Mode) -> None:
     try:
         task.load()
     except Exception as error:
-        log.error("load() failed", error)
-        raise Refused(f"load() in task.py failed: {type(error).__name__}: {error}") from None
+        raised = describe(error)
+        log.error("load() failed", raised)
+        raise Refused(f"load() in task.py failed: {raised.kind}: {raised.message}") from None
 
 
 def main() -> None:

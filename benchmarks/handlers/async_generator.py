@@ -9,7 +9,7 @@ import runpod
 
 async def handler(job: dict[str, Any]) -> AsyncIterator[str]:
     for item in job["input"]["items"]:
-        await asyncio.sleep(0)
+        await asyncio.sleep(job["input"].get("seconds", 0))
         yield f"done: {item}"
 
 

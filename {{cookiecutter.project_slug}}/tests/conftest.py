@@ -58,14 +58,15 @@ Serve = Callable[..., Caller]
 
 @pytest.fixture(scope="session")
 def make_worker(tmp_path_factory: pytest.TempPathFactory) -> MakeWorker:
-    """Lay out this worker in a folder of its own, around another task: one of ``tests/tasks``, or ``task.py``."""
+    """Lay out this worker in a folder of its own, around one of ``tests/tasks``."""
 
     def make(task: str) -> Path:
         folder = tmp_path_factory.mktemp("worker")
         shutil.copytree(PROJECT / "worker", folder / "worker", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(PROJECT / "handler.py", folder)
         shutil.copy(PROJECT / "test_input.json", folder)
-        shutil.copy(PROJECT / ("task.py" if task == "task" else f"tests/tasks/{task}.py"), folder / "task.py")
+        shutil.copytree(PROJECT / "tests" / "tasks", folder / "tests" / "tasks")
+        shutil.copy(PROJECT / "tests" / "tasks" / f"{task}.py", folder / "task.py")
         return folder
 
     return make

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from worker.overflow import Output
 from worker.refusal import Refused
-from worker.result import failed, success
+from worker.result import failure, success
 
 
 @given(
@@ -26,7 +26,7 @@ def test_the_body_never_exceeds_the_limit(sizes: list[int], limit: int, chunk: i
     settled = list(enumerate(sizes))
     order.shuffle(settled)  # type: ignore[attr-defined]  # a random.Random; calls end in any order
     made = {
-        index: output.admit(success(index, "é" * size) if size % 3 else failed(index, "E", "\x00" * size)).body
+        index: output.admit(success(index, "é" * size) if size % 3 else failure(index, "E", "\x00" * size)).body
         for index, size in settled
     }
     ordered = [made[index] for index in range(len(sizes))]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tasks.hostile import FAULTY, FINE
-from worker.result import failed, failure, success
+from worker.result import describe, failure, success
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -32,7 +32,7 @@ def test_a_json_value_is_kept_and_measured_exactly(index: int, value: Any) -> No
 @given(st.text(st.characters(exclude_categories=())), st.text(st.characters(exclude_categories=())))
 def test_a_failure_can_always_be_sent(kind: str, message: str) -> None:
     """Categories are not excluded: lone surrogates are in."""
-    envelope = failed(7, kind, message)
+    envelope = failure(7, kind, message)
     assert envelope.size == len(sdk_encoding(envelope.body))
     assert len(envelope.body["failure"]["message"]) <= 500
 
@@ -45,11 +45,12 @@ def test_what_a_person_returns_becomes_json(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAULTY)
 def test_what_cannot_be_sent_is_a_failure_of_its_kind(name: str) -> None:
-    make, kind = FAULTY[name]
+    make, kinds = FAULTY[name]
     with pytest.raises(BaseException) as caught:
         success(0, make())
-    envelope = failure(0, caught.value)
-    assert envelope.body["failure"]["type"] == kind
+    raised = describe(caught.value)
+    envelope = failure(0, raised.kind, raised.message)
+    assert envelope.body["failure"]["type"] in kinds
     assert envelope.size == len(sdk_encoding(envelope.body))
 
 
@@ -58,3 +59,33 @@ def test_a_result_changed_later_stays_what_it_was() -> None:
     envelope = success(0, shared)
     shared["count"].append(2)
     assert envelope.body["result"] == {"count": [1]}
+
+
+def test_a_deep_or_long_exception_is_described_in_bounds() -> None:
+    """One exception raised for item after item, and one at the end of a long chain, once held the event loop up."""
+    shared = ValueError("again")
+    for _ in range(3):
+        try:
+            raise shared
+        except ValueError as error:
+            assert describe(error).trace.count("raise shared") == 1
+    chain: BaseException = ValueError("0")
+    for number in range(3_000):
+        chain, chain.__cause__ = ValueError(str(number)), chain
+    link = ValueError("end")
+    link.__cause__ = chain
+    raised = describe(link)
+    assert raised.trace.count("which led to") == 3
+    assert raised.trace.endswith("ValueError: end")
+
+
+def recurse(depth: int) -> None:
+    if depth:
+        recurse(depth - 1)
+    raise ValueError("bottom")
+
+
+def test_a_recursion_is_cut_to_its_innermost_frames() -> None:
+    with pytest.raises(ValueError, match="bottom") as caught:
+        recurse(500)
+    assert len(describe(caught.value).trace.splitlines()) < 100

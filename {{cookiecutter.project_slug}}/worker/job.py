@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from worker import log
 from worker.overflow import Output
 from worker.refusal import Refused, faults
+from worker.result import describe
 from worker.settings import Settings
 from worker.stream import Stream
 
@@ -78,5 +79,5 @@ class Worker:
         except ValidationError as error:
             raise Refused(f"The job's input cannot be used: {faults(error)}.") from None
         except BaseException as error:  # a validator of the task's own; it must not end the worker
-            log.error("task.Input could not check the job", error, job["id"])
+            log.error("task.Input could not check the job", describe(error), job["id"])
             raise Refused("The job's input cannot be used: task.Input failed on it.") from None

@@ -5,7 +5,7 @@ job is lost. So what does not fit becomes a short failure here, before it is yie
 """
 
 from worker.refusal import Refused
-from worker.result import Envelope, failed
+from worker.result import Envelope, failure
 
 BODY_AROUND_CHUNKS = len('{"output": []}')
 SEPARATOR = len(", ")
@@ -39,4 +39,4 @@ class Output:
 
 
 def _too_large(index: int) -> Envelope:
-    return failed(index, "OutputTooLarge", "The response is full (MAX_OUTPUT_BYTES): send fewer items per job.")
+    return failure(index, "OutputTooLarge", "The response is full (MAX_OUTPUT_BYTES): send fewer items per job.")

@@ -6,6 +6,7 @@ first, where a fault still costs one item only.
 """
 
 import json
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,14 @@ from pydantic_core import to_jsonable_python
 
 from worker.refusal import sendable
 
-MAX_TYPE_CHARACTERS = 100
-MAX_MESSAGE_CHARACTERS = 500
+MAX_KIND = 100
+"""Characters of a failure's type."""
+MAX_MESSAGE = 500
+"""Characters of a failure's message."""
+MAX_FRAMES = 16
+"""Innermost frames per exception in the log; a deep recursion would take seconds to print."""
+MAX_CAUSES = 4
+"""Exceptions in the log that led to one another."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
@@ -40,6 +47,15 @@ class Envelope:
         return success
 
 
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """What is kept of an exception: its type and message for the caller, its ``trace`` for the log only."""
+
+    kind: str
+    message: str
+    trace: str
+
+
 def success(index: int, value: object) -> Envelope:
     """Return the envelope of ``value``, copied, so that nobody can change it once it is measured.
 
@@ -49,25 +65,37 @@ def success(index: int, value: object) -> Envelope:
     return _seal({"index": index, "success": True, "result": to_jsonable_python(value, fallback=_listed)})
 
 
-def failure(index: int, error: BaseException) -> Envelope:
-    """Return the envelope of ``error``, its message cut at 500 characters. Never raises.
+def failure(index: int, kind: str, message: str) -> Envelope:
+    """Return the envelope of a failure, both texts cut.
 
     Not under a key ``error``: a yielded dict with a truthy one fails the whole job (SDK 1.12.0, ``rp_job.handle_job``).
     """
-    kind = _read(lambda: type(error).__name__, "Exception")
-    return failed(index, kind, _read(lambda: str(error), "The exception has no readable message."))
-
-
-def failed(index: int, kind: str, message: str) -> Envelope:
-    """Return the envelope of a failure of type ``kind``."""
-    cut = {"type": sendable(kind, MAX_TYPE_CHARACTERS), "message": sendable(message, MAX_MESSAGE_CHARACTERS)}
+    cut = {"type": sendable(kind, MAX_KIND), "message": sendable(message, MAX_MESSAGE)}
     return _seal({"index": index, "success": False, "failure": cut})
 
 
+def describe(error: BaseException) -> Raised:
+    """Return what is kept of ``error``. Never raises; called where the error was caught, since its texts are code."""
+    links: list[Raised] = []
+    link: BaseException | None = error
+    while link is not None and len(links) < MAX_CAUSES:
+        links.append(_describe_alone(link))
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    error.__traceback__ = None  # an object raised for item after item would gather the frames of all of them
+    return Raised(links[0].kind, links[0].message, "\n\nwhich led to\n\n".join(one.trace for one in reversed(links)))
+
+
+def _describe_alone(error: BaseException) -> Raised:
+    frames = _read(lambda: "".join(traceback.format_tb(error.__traceback__, -MAX_FRAMES)), "")
+    kind = _read(lambda: type(error).__name__, "Exception")
+    message = _read(lambda: str(error), "The exception has no readable message.")
+    return Raised(kind, message, f"Traceback (most recent call last):\n{frames}{kind}: {message}")
+
+
 def _read(read: Callable[[], str], otherwise: str) -> str:
-    """Return ``read()`` as a plain string, or ``otherwise`` if the task's own ``__str__`` fails at it."""
+    """Return ``read()``, bounded and sendable, or ``otherwise`` if the task's own code fails at it."""
     try:
-        return "".join(read())
+        return sendable("".join(read()), 10 * MAX_MESSAGE)
     except BaseException:
         return otherwise
 

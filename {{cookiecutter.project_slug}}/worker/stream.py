@@ -2,7 +2,8 @@
 
 Per job there is a feeder, which starts calls of the task as slots and room allow, and the generator, which yields what
 they become in input order. A *slot* is one of the worker's ``ITEM_CONCURRENCY`` calls, shared by all of its jobs in
-turn; *room* is one of the job's ``LOOKAHEAD`` results that are started and not yet streamed.
+turn; *room* is one of the job's ``LOOKAHEAD`` results that are started and not yet streamed, where the chunk that is
+being posted counts as one.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import Any
 
 from worker import log
 from worker.overflow import Output
-from worker.result import Envelope, failed, failure, success
+from worker.result import Envelope, Raised, describe, failure, success
 from worker.settings import Settings
 from worker.threads import Threads
 
@@ -81,10 +82,11 @@ class Stream:
                     if not ready or (size := size + ready[0].size + len(", ")) > CHUNK_BYTES:
                         break
                     chunk.append(ready.popleft())
-                yield chunk
-                unsent -= len(chunk)
-                for _ in chunk:
+                for _ in chunk[1:]:  # all but one, so that the next chunk fills while this one is being posted
                     room.release()
+                yield chunk
+                room.release()
+                unsent -= len(chunk)
         finally:
             feeder.cancel()
             for outcome in outcomes:
@@ -107,14 +109,15 @@ class Stream:
             try:
                 settle(await self._call(indices, items, job, job_id, outcome))
             except Exception as error:  # not the task's, which `_call` returns: no thread could be started, say
-                log.error("A call could not be made", error, job_id)
-                settle([failure(index, error) for index in indices])
+                raised = describe(error)
+                log.error("A call could not be made", raised, job_id)
+                settle([failure(index, raised.kind, raised.message) for index in indices])
             finally:
                 self._slots.release()
 
         def expire() -> None:
             message = f"No result within {self._settings.item_timeout:g} s per item (ITEM_TIMEOUT)."
-            settle([failed(index, "TimeoutError", message) for index in indices])
+            settle([failure(index, "TimeoutError", message) for index in indices])
 
         task = asyncio.create_task(call())
         if self._settings.item_timeout:
@@ -130,11 +133,11 @@ class Stream:
         """Return an envelope per item, whatever the function does. A batch that raises is retried item by item."""
         argument = [items[index] for index in indices] if self._batched else items[indices[0]]
         made = await self._attempt(argument, job, indices, outcome)
-        if not isinstance(made, BaseException):
+        if not isinstance(made, Raised):
             return made
         if len(indices) == 1:
             log.error(f"Item {indices[0]} failed", made, job_id)
-            return [failure(indices[0], made)]
+            return [failure(indices[0], made.kind, made.message)]
         log.error(f"A batch failed (items {indices[0]} to {indices[-1]}) and is retried item by item", made, job_id)
         envelopes = []
         for index in indices:
@@ -143,18 +146,18 @@ class Stream:
 
     async def _attempt(
         self, argument: object, job: object, indices: range, outcome: Outcome
-    ) -> list[Envelope] | BaseException:
-        """Call the function once and seal what it returns where it ran; return what it raises.
+    ) -> list[Envelope] | Raised:
+        """Call the function once; seal what it returns, or describe what it raises, where it ran.
 
-        Returned, not raised: a future cannot carry ``StopIteration``, a task lets ``SystemExit`` end the event loop.
+        No exception leaves: a future cannot carry ``StopIteration``, a task lets ``SystemExit`` end the event loop.
         """
         if not self._is_async:
 
-            def attempt() -> list[Envelope] | BaseException:
+            def attempt() -> list[Envelope] | Raised:
                 try:
                     return self._seal(self._function(argument, job), indices)
                 except BaseException as error:
-                    return error
+                    return describe(error)
 
             return await self._threads.run(attempt)
         try:
@@ -162,7 +165,7 @@ class Stream:
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and outcome.done():
                 raise  # ours; any other comes from the task itself and is a failure like the rest
-            return error
+            return describe(error)
 
     def _seal(self, returned: Any, indices: range) -> list[Envelope]:
         if not self._batched:
@@ -174,11 +177,12 @@ class Stream:
         else:
             return [_sealed(index, value) for index, value in zip(indices, returned, strict=True)]
         message = f"process_batch returned {found} for {len(indices)} items."
-        return [failed(index, "WrongResults", message) for index in indices]
+        return [failure(index, "WrongResults", message) for index in indices]
 
 
 def _sealed(index: int, value: object) -> Envelope:
     try:
         return success(index, value)
     except BaseException as error:
-        return failure(index, error)
+        raised = describe(error)
+        return failure(index, raised.kind, raised.message)

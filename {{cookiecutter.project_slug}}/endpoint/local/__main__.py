@@ -13,17 +13,24 @@ def main() -> None:
     """Serve until interrupted; exit 1 with a sentence if the port is taken or no worker starts."""
     parser = argparse.ArgumentParser(
         prog="python -m endpoint.local",
-        usage="%(prog)s [--port PORT] [--workers COUNT] [-- COMMAND …]",
+        usage="%(prog)s [--port PORT] [--workers COUNT] [--distance MS] [-- COMMAND …]",
         description="Runpod's job API and worker protocol on this machine, with workers in their production loop.",
     )
     parser.add_argument("--port", type=_port, default=8000, help="port to serve on; 0 takes a free one (default: 8000)")
     parser.add_argument("--workers", type=_count, default=1, help="workers to keep alive (default: 1)")
+    parser.add_argument("--distance", type=_milliseconds, default=0, help="round-trip time in ms to add (default: 0)")
     parser.add_argument("command", nargs="*", help="starts one worker (default: this project's handler.py)")
     arguments = parser.parse_args()
 
     api_key = os.environ.get("RUNPOD_API_KEY")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # as an exception, so that no worker outlives the endpoint
-    endpoint = LocalEndpoint(arguments.command, workers=arguments.workers, port=arguments.port, api_key=api_key)
+    endpoint = LocalEndpoint(
+        arguments.command,
+        workers=arguments.workers,
+        port=arguments.port,
+        api_key=api_key,
+        distance=arguments.distance / 1000,
+    )
     try:
         with endpoint:
             print(
@@ -49,6 +56,10 @@ def _port(text: str) -> int:
 
 def _count(text: str) -> int:
     return _within(text, 1, 64)
+
+
+def _milliseconds(text: str) -> int:
+    return _within(text, 0, 10_000)
 
 
 def _within(text: str, least: int, most: int) -> int:

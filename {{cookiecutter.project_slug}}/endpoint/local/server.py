@@ -12,6 +12,7 @@ from typing import IO, Self
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from endpoint.local.body import Answer
 from endpoint.local.client_api import client_api
@@ -27,8 +28,9 @@ class LocalEndpoint:
 
     ``command`` starts one worker (default: this project's ``handler.py``) in ``cwd`` with ``env`` added to its
     environment, ``workers`` of them are kept alive, and their output goes to ``log`` (None: where this process's goes).
-    ``port`` 0 takes a free one. Only ``api_key`` is let in, or any key if it is None. Entering raises ``OSError`` if
-    the port is taken or the command cannot be run.
+    ``port`` 0 takes a free one. Only ``api_key`` is let in, or any key if it is None. Every answer takes ``distance``
+    seconds longer, as if the endpoint were that far away. Entering raises ``OSError`` if the port is taken or the
+    command cannot be run.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LocalEndpoint:
         env: Mapping[str, str] | None = None,
         log: IO[bytes] | None = None,
         api_key: str | None = None,
+        distance: float = 0,
     ) -> None:
         self.queue = Queue()
         self.workers = Workers(
@@ -48,6 +51,7 @@ class LocalEndpoint:
         )
         self._port = port
         self._api_key = api_key
+        self._distance = distance
 
     @property
     def base_url(self) -> str:
@@ -107,4 +111,18 @@ class LocalEndpoint:
         async def refuse(_: Request, error: HTTPException) -> Answer:
             return Answer({"error": error.detail}, status_code=error.status_code)
 
+        if self._distance:
+            app.add_middleware(Distance, seconds=self._distance)
         return app
+
+
+class Distance:
+    """Holds every request back for a round trip's time."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(self._seconds)
+        await self._app(scope, receive, send)

@@ -1,0 +1,86 @@
+"""Yours: what ``task.py`` promises, with a tiny random model that is loaded as a real one is: no download, no GPU."""
+
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+import transformers
+
+import task
+
+MODEL = "tiny/classifier"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a model where Runpod's model cache would have it."""
+    cache = tmp_path_factory.mktemp("hub")
+    folder = cache / "models--tiny--classifier" / "snapshots" / "0123abc"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "i", "love", "hate", "this", "product"]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        max_position_embeddings=16,
+    )
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    return cache
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded(cache: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "MODEL_CACHE", cache)
+        patch.setenv("MODEL_ID", MODEL)
+        task.load()
+
+
+def test_a_batch_has_a_result_per_item_in_order() -> None:
+    items = ["i love this product", "i hate this product", "unheard of", ""]
+    results = task.process_batch(items, task.Input(items=items))
+    assert [result["text"] for result in results] == items
+    for result in results:
+        [best] = result["labels"]
+        assert best["label"] in ("LABEL_0", "LABEL_1")
+        assert 0.5 <= best["score"] <= 1
+
+
+def test_a_batch_and_its_items_alone_agree() -> None:
+    items = ["i love this product", "love", "i hate i hate i hate this"]
+    job = task.Input(items=items, labels="all")
+    together = task.process_batch(items, job)
+    alone = [task.process_batch([item], job)[0] for item in items]
+    for one, other in zip(together, alone, strict=True):
+        assert {label["label"]: label["score"] for label in one["labels"]} == pytest.approx(
+            {label["label"]: label["score"] for label in other["labels"]}, abs=1e-3
+        )
+
+
+def test_all_labels_are_given_on_request() -> None:
+    [result] = task.process_batch(["i love this"], task.Input(items=["x"], labels="all"))
+    assert {label["label"] for label in result["labels"]} == {"LABEL_0", "LABEL_1"}
+    assert sum(label["score"] for label in result["labels"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_text_longer_than_the_model_reads_is_cut() -> None:
+    [result] = task.process_batch(["love " * 100], task.Input(items=["x"]))
+    assert result["labels"]
+
+
+def test_the_model_is_on_the_gpu_if_there_is_one() -> None:
+    assert task._classify.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_model_outside_the_cache_is_left_to_transformers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "MODEL_CACHE", cache)
+    assert task.find_model("another/model") == "another/model"
+    assert task.find_model(MODEL) == cache / "models--tiny--classifier" / "snapshots" / "0123abc"

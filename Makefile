@@ -4,7 +4,7 @@ LOCK := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --generate-hashes --
 WORKER := build/my-worker
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint table lock clean
+.PHONY: help demo test lint table bench lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ lock: $(BIN)/.ready  ## Refresh every lock file from its pyproject.toml
 		cd "$(CURDIR)" || exit 1; \
 	done
 
+bench: $(WORKER)  ## Measure the documented handlers and this worker; write the README's table and chart
+	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
+	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/speed.py $(WORKER) $(ARGS)
+
 clean:  ## Remove what these commands made
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache
 
@@ -47,5 +51,5 @@ $(BIN)/.ready: requirements-dev.txt
 	@echo "Installing what the lock file names into .venv ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements-dev.txt
+	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --python $(BIN)/python --requirement requirements-dev.txt
 	@touch $@

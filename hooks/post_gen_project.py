@@ -9,8 +9,6 @@ answers = json.loads(r"""
 """)
 
 chosen = Path("starting_points", answers["starting_point"])
-if not chosen.exists():
-    chosen = Path("starting_points", "sync")
 for file in [path for path in chosen.rglob("*") if path.is_file()]:
     file.rename(file.relative_to(chosen))
 shutil.rmtree("starting_points")

@@ -21,11 +21,17 @@ handler.py pyproject.toml requirements-dev.txt requirements.txt task.py test_inp
 endpoint/__init__.py endpoint/demo.py
 endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/body.py endpoint/local/client_api.py
 endpoint/local/queue.py endpoint/local/server.py endpoint/local/worker_api.py endpoint/local/workers.py
-tests/__init__.py tests/conftest.py tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/unloadable.py
-tests/test_local_endpoint.py tests/test_local_mode.py tests/test_overflow.py tests/test_production.py
+tests/__init__.py tests/conftest.py tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py
+tests/tasks/hostile_batch.py tests/tasks/unloadable.py tests/test_cold_start.py tests/test_local_endpoint.py
+ tests/test_local_mode.py tests/test_overflow.py tests/test_production.py
 tests/test_result.py tests/test_settings.py tests/test_stream.py tests/test_task.py
 worker/__init__.py worker/cold_start.py worker/job.py worker/log.py worker/mode.py worker/overflow.py
 worker/refusal.py worker/result.py worker/settings.py worker/stream.py worker/threads.py
+""".split()
+
+OF_THE_STARTING_POINT = """
+.runpod/hub.json .runpod/tests.json Makefile pyproject.toml requirements-dev.txt requirements.txt
+task.py test_input.json tests/test_task.py
 """.split()
 
 HOSTILE_TEXTS = [
@@ -71,6 +77,20 @@ def test_every_starting_point_bakes_into_exactly_this_tree(bake: Bake, starting_
     project = bake(starting_point=starting_point)
     assert files(project) == sorted(TREE)
     check(project)
+
+
+def test_starting_points_differ_in_the_task_and_what_it_needs_only(bake: Bake) -> None:
+    first, *others = (bake(starting_point=starting_point) for starting_point in STARTING_POINTS)
+    for other in others:
+        differing = [name for name in TREE if (first / name).read_bytes() != (other / name).read_bytes()]
+        assert set(differing) <= set(OF_THE_STARTING_POINT)
+
+
+@pytest.mark.parametrize("starting_point", STARTING_POINTS)
+def test_the_hub_tests_the_worker_with_its_own_test_input(bake: Bake, starting_point: str) -> None:
+    project = bake(starting_point=starting_point)
+    [test] = json.loads((project / ".runpod" / "tests.json").read_text())["tests"]
+    assert test["input"] == json.loads((project / "test_input.json").read_text())["input"]
 
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)

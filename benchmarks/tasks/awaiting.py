@@ -1,6 +1,8 @@
 """What ``handlers/async_generator.py`` does, as this worker's task."""
 
 import asyncio
+import time
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -14,6 +16,7 @@ def load() -> None:
     pass
 
 
-async def process(item: str, job: Input) -> str:
+async def process(item: str, job: Input) -> dict[str, Any]:
+    began = time.monotonic()
     await asyncio.sleep(job.seconds)
-    return f"done: {item}"
+    return {"began": began, "text": item}

@@ -1,6 +1,7 @@
 """A model whose call takes the same time for any number of items; one by one: ``handlers/sync_generator.py``."""
 
 import time
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -14,6 +15,7 @@ def load() -> None:
     pass
 
 
-def process_batch(items: list[str], job: Input) -> list[str]:
+def process_batch(items: list[str], job: Input) -> list[dict[str, Any]]:
+    began = time.monotonic()
     time.sleep(job.seconds)
-    return [f"done: {item}" for item in items]
+    return [{"began": began, "text": item} for item in items]

@@ -1,6 +1,7 @@
 """What ``handlers/sync_generator.py`` does, as this worker's task."""
 
 import time
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -15,6 +16,7 @@ def load() -> None:
     pass
 
 
-def process(item: str, job: Input) -> str:
+def process(item: str, job: Input) -> dict[str, Any]:
+    began = time.monotonic()
     time.sleep(job.seconds)
-    return f"done: {item}".ljust(job.size)
+    return {"began": began, "text": item.ljust(job.size)}

@@ -2,6 +2,7 @@
 
 import worker.cold_start  # noqa: F401  # isort: skip  # before the SDK
 
+import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -50,6 +51,12 @@ class Caller:
     def status(self, job_id: str) -> dict[str, Any]:
         state: dict[str, Any] = self.get(f"/status/{job_id}").raise_for_status().json()
         return state
+
+
+def off_runpod(**env: str) -> dict[str, str]:
+    """Return this process's environment without what makes the SDK think that it is on Runpod, and with ``env``."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}
+    return {**bare, "RUNPOD_LOG_LEVEL": "INFO", **env}
 
 
 MakeWorker = Callable[[str], Path]

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import stamina
 from pydantic import ValidationError
 
 import task
+from tests.conftest import PROJECT, off_runpod
 
 Answer = Callable[[int, bytes], Awaitable[bytes | None]]
 
@@ -20,7 +23,9 @@ def http(status: int, body: Any = None) -> bytes:
     return b"HTTP/1.1 %d -\r\nContent-Length: %d\r\n\r\n%s" % (status, len(content), content)
 
 
-def call(answer: Answer, monkeypatch: pytest.MonkeyPatch, items: list[str], timeout: float = 10) -> tuple[list[Any], int]:
+def call(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch, items: list[str], timeout: float = 10
+) -> tuple[list[Any], int]:
     """Process ``items`` at once against a server; ``answer`` gets a request's number and body, None hangs up.
 
     Return the results, exceptions among them, and the number of requests that the server saw.
@@ -123,3 +128,16 @@ def test_without_a_service_the_sample_answers(monkeypatch: pytest.MonkeyPatch) -
 def test_a_job_cannot_choose_where_the_worker_connects() -> None:
     with pytest.raises(ValidationError, match="upstream_url"):
         task.Input.model_validate({"items": ["x"], "upstream_url": "http://169.254.169.254"})
+
+
+def test_the_test_input_passes_the_local_test() -> None:
+    finished = subprocess.run(
+        [sys.executable, "handler.py"],
+        cwd=PROJECT,
+        env=off_runpod(UPSTREAM_URL=""),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stdout
+    assert " 3 items, 0 failed, " in finished.stdout

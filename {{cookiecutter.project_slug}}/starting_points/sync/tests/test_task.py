@@ -1,9 +1,13 @@
 """Yours: what ``task.py`` promises. These tests follow your edits of it."""
 
+import subprocess
+import sys
+
 import pytest
 from pydantic import ValidationError
 
 import task
+from tests.conftest import PROJECT, off_runpod
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,3 +43,11 @@ def test_classify_names_the_topic_with_the_most_words(text: str, category: str, 
 def test_an_unknown_task_type_names_the_allowed_ones() -> None:
     with pytest.raises(ValidationError, match="'sentiment' or 'classify'"):
         task.Input.model_validate({"items": ["x"], "task_type": "poetry"})
+
+
+def test_the_test_input_passes_the_local_test() -> None:
+    finished = subprocess.run(
+        [sys.executable, "handler.py"], cwd=PROJECT, env=off_runpod(), capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0, finished.stdout
+    assert " 3 items, 0 failed, " in finished.stdout

@@ -12,7 +12,8 @@ answers = json.loads(r"""
 
 SLUG = r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
 NAME = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
-IMAGE = rf"([a-z0-9.-]+(:[0-9]+)?/)?{NAME}(/{NAME})*"
+HOST = r"[a-z0-9]+(-+[a-z0-9]+)*(\.[a-z0-9]+(-+[a-z0-9]+)*)*(:[0-9]+)?"
+IMAGE = rf"({HOST}/)?{NAME}(/{NAME})*"
 
 
 def one_line(text: str, most: int) -> bool:

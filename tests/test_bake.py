@@ -25,8 +25,8 @@ tests/__init__.py tests/conftest.py tests/tasks/__init__.py tests/tasks/hostile.
 tests/tasks/hostile_batch.py tests/tasks/unloadable.py tests/test_cold_start.py tests/test_local_endpoint.py
  tests/test_local_mode.py tests/test_overflow.py tests/test_production.py
 tests/test_result.py tests/test_settings.py tests/test_stream.py tests/test_task.py
-worker/__init__.py worker/cold_start.py worker/job.py worker/log.py worker/mode.py worker/overflow.py
-worker/refusal.py worker/result.py worker/settings.py worker/stream.py worker/threads.py
+worker/__init__.py worker/before_sdk.py worker/job.py worker/log.py worker/mode.py worker/overflow.py
+worker/refusal.py worker/result.py worker/settings.py worker/stream.py worker/subtasks.py worker/threads.py
 """.split()
 
 OF_THE_STARTING_POINT = """
@@ -144,6 +144,8 @@ def test_an_image_name_that_docker_takes_is_taken(bake: Bake, image: str) -> Non
         ({"image": "Docker.io/Me/Worker"}, "image: give registry/name"),
         ({"image": "docker.io/me/worker:latest"}, "image: give registry/name"),
         ({"image": "docker.io/me/worker@sha256:0"}, "image: give registry/name"),
+        ({"image": "../x/y"}, "image: give registry/name"),
+        ({"image": "--help/x"}, "image: give registry/name"),
         ({"image": "$(reboot)"}, "image: give registry/name"),
         ({"image": "a\nb"}, "image: give registry/name"),
         ({"image": "worker\n"}, "image: give registry/name"),

@@ -3,7 +3,7 @@
 Yours is ``task.py``; this file puts it and the machinery in ``worker/`` together.
 """
 
-import worker.cold_start  # noqa: F401  # isort: skip  # before the SDK
+import worker.before_sdk  # noqa: F401  # isort: skip  # before the SDK
 
 import sys
 from collections.abc import AsyncGenerator
@@ -43,16 +43,25 @@ async def aggregate(job: dict[str, Any]) -> list[Chunk] | Chunk:
 
 
 def load(mode: Mode) -> None:
-    """Run the task's ``load`` before the first job; in production a worker that cannot load dies, and takes no job."""
-    if mode is Mode.PRODUCTION:
-        runpod.serverless.register_fitness_check(task.load)
-        return
+    """Run the task's ``load`` before the first job. In production a worker that cannot load dies, and takes no job.
+
+    Here and not within a fitness check, where the SDK's event loop runs and ``asyncio.run`` would fail; a fitness check
+    is how the failure reaches the platform. Raises ``Refused`` in the other modes.
+    """
     try:
         task.load()
-    except Exception as error:
+        return
+    except BaseException as error:
         raised = describe(error)
-        log.error("load() failed", raised)
-        raise Refused(f"load() in task.py failed: {raised.kind}: {raised.message}") from None
+    log.error("load() failed", raised)
+    refusal = Refused(f"load() in task.py failed: {raised.kind}: {raised.message}")
+    if mode is not Mode.PRODUCTION:
+        raise refusal
+
+    def load() -> None:
+        raise refusal
+
+    runpod.serverless.register_fitness_check(load)
 
 
 def main() -> None:

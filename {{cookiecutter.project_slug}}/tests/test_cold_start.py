@@ -1,10 +1,12 @@
-"""A worker imports what it uses at its start, and nothing else."""
+"""A worker imports what it uses at its start, and nothing else; the SDK's import is kept from failing."""
 
 import json
 import subprocess
 import sys
 
-from tests.conftest import MakeWorker
+import pytest
+
+from tests.conftest import MakeWorker, off_runpod
 
 LEFT_OUT = {"boto3", "botocore", "fastapi", "httpx", "hypothesis", "numpy", "pytest", "uvicorn"}
 
@@ -19,3 +21,18 @@ def test_starting_imports_nothing_that_waits_or_is_for_tests(make_worker: MakeWo
     processor, modules = json.loads(printed)
     assert processor == "Unable to get processor info."
     assert not LEFT_OUT & set(modules)
+
+
+@pytest.mark.parametrize("name", ["RUNPOD_LOG_LEVEL", "RUNPOD_PING_INTERVAL", "RUNPOD_REALTIME_PORT"])
+def test_a_variable_that_the_sdk_cannot_read_is_a_sentence(make_worker: MakeWorker, name: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, "handler.py"],
+        cwd=make_worker("unloadable"),
+        env=off_runpod(**{name: "loud"}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert finished.returncode == 1
+    assert finished.stderr.startswith(f"Check the environment: {name} should be ")
+    assert finished.stderr.count("\n") == 1

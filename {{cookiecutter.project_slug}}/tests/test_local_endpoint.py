@@ -62,7 +62,7 @@ def test_runsync_answers_with_the_state_when_its_wait_has_passed(quiet: Caller) 
     state = quiet.post("/runsync?wait=1000", json={"input": {"items": [1]}}).json()
     assert state["id"].startswith("sync-")
     assert state["status"] == "IN_QUEUE"
-    assert quiet.post("/runsync?wait=10", json={"input": {}}).status_code == 422
+    assert quiet.post("/runsync?wait=10", json={"input": {}}).status_code == 400
     assert quiet.post("/purge-queue").json() == {"removed": 1, "status": "completed"}
 
 
@@ -118,6 +118,7 @@ def test_only_the_key_that_was_set_is_let_in() -> None:
         b"[" * 200_000,
         b'{"webhook": "http://127.0.0.1"}',
         b'{"input": null}',
+        b'{"input": ' + b"[" * 900 + b"]" * 900 + b"}",
         b'{"input": {}, "policy": 3}',
         b'{"input": {}, "policy": {"ttl": 3}}',
         b'{"input": {}, "webhook": 3}',

@@ -94,30 +94,29 @@ def test_a_bad_setting_stops_the_start_with_a_sentence(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "port", "sentence"),
+    ("argument", "sentence"),
     [
-        ("--test_input={", "0", "--test_input is not valid JSON"),
-        ("--test_input=[1]", "0", "--test_input must be a JSON object"),
-        ("--rp_log_level=LOUD", "0", "--rp_log_level LOUD: choose one of"),
-        ("--rp_debugger", "0", "--rp_debugger does not work with aggregated output"),
-        ("", "http", "RUNPOD_REALTIME_PORT=http: set it to a port number"),
+        ("--test_input={", "--test_input is not valid JSON"),
+        ("--test_input=[1]", "--test_input must be a JSON object"),
+        ("--rp_log_level=LOUD", "--rp_log_level LOUD: choose one of"),
+        ("--rp_debugger", "--rp_debugger does not work with aggregated output"),
     ],
 )
 def test_what_the_sdk_would_answer_with_a_traceback_is_a_sentence(
-    monkeypatch: pytest.MonkeyPatch, argument: str, port: str, sentence: str
+    monkeypatch: pytest.MonkeyPatch, argument: str, sentence: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["handler.py", argument])
-    monkeypatch.setenv("RUNPOD_REALTIME_PORT", port)
     with pytest.raises(Refused, match=sentence):
         find_mode()
 
 
 def test_a_test_input_file_that_is_not_json_is_named(start: Start, make_worker: MakeWorker) -> None:
     folder = make_worker("hostile")
-    (folder / "test_input.json").write_text("{'input': 1}")
-    finished = start(folder=folder)
-    assert (finished.returncode, finished.stderr.count("\n")) == (1, 1)
-    assert finished.stderr.startswith("test_input.json is not valid JSON: ")
+    for content in (b"{'input': 1}", '{"input": {"items": ["é"]}}'.encode("latin-1")):
+        (folder / "test_input.json").write_bytes(content)
+        finished = start(folder=folder)
+        assert (finished.returncode, finished.stderr.count("\n")) == (1, 1)
+        assert finished.stderr.startswith("test_input.json is not valid JSON: ")
 
 
 def test_a_load_that_fails_stops_the_local_test(start: Start, make_worker: MakeWorker) -> None:

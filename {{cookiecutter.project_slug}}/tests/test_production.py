@@ -140,6 +140,12 @@ class TestPlain(Promises):
 class TestAsync(Promises):
     task = "hostile_async"
 
+    def test_a_task_of_the_tasks_own_that_exits_costs_its_item_only(self, caller: Caller) -> None:
+        output = caller.runsync([1, "subtask", 2])["output"]
+        assert [envelope["success"] for envelope in output] == [True, False, True]
+        assert output[1]["failure"]["type"] == "Exited"
+        assert caller.runsync(["text"])["status"] == "COMPLETED"
+
 
 class TestBatch(Promises):
     task = "hostile_batch"

@@ -1,9 +1,10 @@
 """The engine as a function: ordered, bounded, cancellable; nothing that the task does reaches another item."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
@@ -349,5 +350,73 @@ def test_jobs_take_turns_at_the_slots() -> None:
         stream = make(process, item_concurrency=1)
         await asyncio.gather(collect(stream, ["long"] * 50), collect(stream, ["short"] * 3))
         assert order[:8].count("short") == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_that_nobody_waits_for_is_not_retried() -> None:
+    calls: list[list[int]] = []
+    release = threading.Event()
+
+    def process_batch(items: list[int], job: object) -> list[int]:
+        calls.append(items)
+        release.wait(20)
+        raise ValueError("no")
+
+    async def scenario() -> None:
+        stream = make(process_batch, batched=True, item_timeout=0.05, batch_size=4)
+        chunks = await collect(stream, range(4))
+        assert [envelope.body["failure"]["type"] for [envelope] in chunks] == ["TimeoutError"] * 4
+        release.set()
+        await others_done()
+        assert calls == [[0, 1, 2, 3]]
+
+    asyncio.run(scenario())
+
+
+def test_a_cancellation_that_one_item_leaves_behind_does_not_meet_the_next() -> None:
+    async def process_batch(items: list[int], job: object) -> list[int]:
+        if 0 in items:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            raise ValueError("no")
+        await asyncio.sleep(0)
+        return items
+
+    found = bodies(make(process_batch, batched=True), [0, 1, 2])
+    assert [body.get("result") for body in found] == [None, 1, 2]
+
+
+def test_a_call_that_never_accepts_cancellation_does_not_keep_the_loop_from_closing() -> None:
+    async def process(item: int, job: object) -> None:
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        [[envelope]] = await collect(make(process, item_timeout=0.05), [0])
+        assert envelope.body["failure"]["type"] == "TimeoutError"
+
+    runner = threading.Thread(target=asyncio.run, args=(scenario(),), daemon=True)
+    runner.start()
+    runner.join(20)
+    assert not runner.is_alive()
+
+
+def test_a_chunk_of_results_is_a_megabyte_at_most_with_all_that_is_put_around_it() -> None:
+    async def process(item: int, job: object) -> str:
+        return "x" * item
+
+    async def scenario() -> None:
+        overhead = 41  # of an envelope around its result
+        for beyond in (0, 1):
+            stream = make(process, chunk_size=2)
+            half = 1_000_000 // 2 - overhead - 8 + beyond
+            async with aclosing(stream.run([1, half, half], None, "job", Output(3, 10**7, chunked=True))) as chunks:
+                async for chunk in chunks:
+                    body = json.dumps({"output": [envelope.body for envelope in chunk]}, ensure_ascii=False)
+                    assert len(body.encode()) <= 1_000_000
+                    await others_done()
 
     asyncio.run(scenario())

@@ -47,7 +47,7 @@ class Worker:
         chunked = self.settings.chunk_size > 1
         try:
             checked = self._check(job)
-            items: list[object] = list(checked.items)  # type: ignore[attr-defined]  # a field of every task.Input
+            items: list[object] = checked.items  # type: ignore[attr-defined]  # a field of every task.Input
             output = Output(len(items), self.settings.max_output_bytes, chunked=chunked)
         except Refused as refusal:
             log.info(f"Refused: {refusal}", job["id"])
@@ -75,7 +75,12 @@ class Worker:
         if isinstance(items, list) and len(items) > self.settings.max_items:
             raise Refused(f"{len(items)} items are too many for one job: send at most {self.settings.max_items}.")
         try:
-            return self._input.model_validate(given)
+            checked = self._input.model_validate(given)
+            if not isinstance(checked.items, list):  # type: ignore[attr-defined]
+                raise Refused("task.Input.items must be a list.")
+            return checked
+        except Refused:
+            raise
         except ValidationError as error:
             raise Refused(f"The job's input cannot be used: {faults(error)}.") from None
         except BaseException as error:  # a validator of the task's own; it must not end the worker

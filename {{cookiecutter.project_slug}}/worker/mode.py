@@ -6,8 +6,8 @@ from enum import Enum
 from pathlib import Path
 
 import runpod
-from runpod.serverless.modules.rp_logger import LOG_LEVELS
 
+from worker.before_sdk import LOG_LEVELS
 from worker.refusal import Refused
 
 
@@ -37,23 +37,23 @@ def find_mode() -> Mode:
         raise Refused(f"--rp_log_level {level}: choose one of {', '.join(LOG_LEVELS)}.")
     if arguments.rp_serve_api:
         return Mode.API
-    port = os.environ.get("RUNPOD_REALTIME_PORT", "0")
-    if not port.isdecimal():
-        raise Refused(f"RUNPOD_REALTIME_PORT={port}: set it to a port number, or unset it.")
-    if int(port):
+    if int(os.environ.get("RUNPOD_REALTIME_PORT", "0")):
         return Mode.REALTIME
-    if arguments.test_input and _job("--test_input", arguments.test_input):
+    if arguments.test_input and _job("--test_input", arguments.test_input.encode("utf-8", "surrogateescape")):
         return Mode.LOCAL_TEST
     if "RUNPOD_WEBHOOK_GET_JOB" in os.environ:
         return Mode.PRODUCTION
     if (file := Path("test_input.json")).exists():
-        _job(file.name, file.read_text(encoding="utf-8", errors="replace"))
+        try:
+            _job(file.name, file.read_bytes())
+        except OSError as error:
+            raise Refused(f"{file.name} cannot be read: {error.strerror}.") from None
     return Mode.LOCAL_TEST
 
 
-def _job(source: str, text: str) -> dict[str, object]:
+def _job(source: str, text: bytes) -> dict[str, object]:
     try:
-        job = json.loads(text)
+        job = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise Refused(f"{source} is not valid JSON: {error}.") from None
     if not isinstance(job, dict):

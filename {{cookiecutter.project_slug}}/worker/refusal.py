@@ -14,7 +14,7 @@ class Refused(Exception):
 
 def sendable(text: str, limit: int) -> str:
     """Return ``text`` cut to ``limit`` characters, with what UTF-8 cannot carry (lone surrogates) escaped."""
-    return text[:limit].encode("utf-8", "backslashreplace").decode("utf-8")[:limit]
+    return str.__getitem__(text, slice(limit)).encode("utf-8", "backslashreplace").decode("utf-8")[:limit]
 
 
 def faults(error: ValidationError, name: Callable[[str], str] = str) -> str:

@@ -24,6 +24,8 @@ MAX_FRAMES = 16
 MAX_CAUSES = 4
 """Exceptions in the log that led to one another."""
 
+_own: Any = vars(BaseException)
+"""The attributes that every exception has, whatever its class makes of their names."""
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -80,13 +82,15 @@ def describe(error: BaseException) -> Raised:
     link: BaseException | None = error
     while link is not None and len(links) < MAX_CAUSES:
         links.append(_describe_alone(link))
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    error.__traceback__ = None  # an object raised for item after item would gather the frames of all of them
+        cause, context = (_own[name].__get__(link) for name in ("__cause__", "__context__"))
+        link = cause or (None if _own["__suppress_context__"].__get__(link) else context)
+    # An object raised for item after item would gather the frames of all of them.
+    BaseException.with_traceback(error, None)
     return Raised(links[0].kind, links[0].message, "\n\nwhich led to\n\n".join(one.trace for one in reversed(links)))
 
 
 def _describe_alone(error: BaseException) -> Raised:
-    frames = _read(lambda: "".join(traceback.format_tb(error.__traceback__, -MAX_FRAMES)), "")
+    frames = _read(lambda: "".join(traceback.format_tb(_own["__traceback__"].__get__(error), -MAX_FRAMES)), "")
     kind = _read(lambda: type(error).__name__, "Exception")
     message = _read(lambda: str(error), "The exception has no readable message.")
     return Raised(kind, message, f"Traceback (most recent call last):\n{frames}{kind}: {message}")
@@ -95,7 +99,7 @@ def _describe_alone(error: BaseException) -> Raised:
 def _read(read: Callable[[], str], otherwise: str) -> str:
     """Return ``read()``, bounded and sendable, or ``otherwise`` if the task's own code fails at it."""
     try:
-        return sendable("".join(read()), 10 * MAX_MESSAGE)
+        return sendable(read(), 10 * MAX_MESSAGE)
     except BaseException:
         return otherwise
 

@@ -12,14 +12,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
-from worker import log
+from worker import log, subtasks
 from worker.overflow import Output
 from worker.result import Envelope, Raised, describe, failure, success
 from worker.settings import Settings
 from worker.threads import Threads
 
-CHUNK_BYTES = 1_000_000
-"""The platform's limit for one streamed chunk."""
+CHUNK_BYTES = 1_000_000 - len('{"output": []}')
+"""The platform's limit for one streamed chunk, less what the SDK and the list put around the envelopes."""
 LET_GO_AFTER = 1.0
 """Seconds that a cancelled job waits for its async calls to clean up."""
 
@@ -32,7 +32,9 @@ class Stream:
 
     def __init__(self, function: Function, settings: Settings, *, batched: bool) -> None:
         self._function = function
-        self._is_async = inspect.iscoroutinefunction(function)
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004  # of an object with an async one
+        )
         self._batched = batched
         self._settings = settings
         self._group = min(settings.batch_size, settings.lookahead) if batched else 1
@@ -47,6 +49,8 @@ class Stream:
         ``job`` is what the function gets as its second argument. Closing the generator, or cancelling whoever awaits
         it, starts no further call, cancels the async ones and leaves the blocking ones to return into the void.
         """
+        if self._is_async:
+            subtasks.install()
         room = asyncio.Semaphore(self._settings.lookahead)
         outcomes: deque[Outcome] = deque()
         calls: set[asyncio.Task[None]] = set()
@@ -108,7 +112,9 @@ class Stream:
         async def call() -> None:
             try:
                 settle(await self._call(indices, items, job, job_id, outcome))
-            except Exception as error:  # not the task's, which `_call` returns: no thread could be started, say
+            except BaseException as error:  # not the task's, which `_call` returns: no thread could be started, say
+                if outcome.done():
+                    raise
                 raised = describe(error)
                 log.error("A call could not be made", raised, job_id)
                 settle([failure(index, raised.kind, raised.message) for index in indices])
@@ -123,8 +129,6 @@ class Stream:
         if self._settings.item_timeout:
             timer = loop.call_later(self._settings.item_timeout * len(indices), expire)
             outcome.add_done_callback(lambda _: timer.cancel())
-        if self._is_async:  # whoever settles the outcome first, the timer or a cancelled job, ends the call
-            outcome.add_done_callback(lambda _: task.cancel())
         return outcome, task
 
     async def _call(
@@ -139,8 +143,10 @@ class Stream:
             log.error(f"Item {indices[0]} failed", made, job_id)
             return [failure(indices[0], made.kind, made.message)]
         log.error(f"A batch failed (items {indices[0]} to {indices[-1]}) and is retried item by item", made, job_id)
-        envelopes = []
+        envelopes: list[Envelope] = []
         for index in indices:
+            if outcome.done():  # timed out or cancelled: nobody waits for the rest
+                break
             envelopes += await self._call(range(index, index + 1), items, job, job_id, outcome)
         return envelopes
 
@@ -151,21 +157,31 @@ class Stream:
 
         No exception leaves: a future cannot carry ``StopIteration``, a task lets ``SystemExit`` end the event loop.
         """
-        if not self._is_async:
+        made: list[list[Envelope] | Raised] = []
 
-            def attempt() -> list[Envelope] | Raised:
-                try:
-                    return self._seal(self._function(argument, job), indices)
-                except BaseException as error:
-                    return describe(error)
+        def blocking() -> None:
+            try:
+                made.append(self._seal(self._function(argument, job), indices))
+            except BaseException as error:
+                made.append(describe(error))
 
-            return await self._threads.run(attempt)
-        try:
-            return self._seal(await self._function(argument, job), indices)
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and outcome.done():
-                raise  # ours; any other comes from the task itself and is a failure like the rest
-            return describe(error)
+        async def awaiting() -> None:
+            subtasks.guarded.set(True)
+            try:
+                made.append(self._seal(await self._function(argument, job), indices))
+            except BaseException as error:
+                if isinstance(error, asyncio.CancelledError) and outcome.done():
+                    raise  # ours; any other comes from the task itself and is a failure like the rest
+                made.append(describe(error))
+
+        if self._is_async:
+            # A task of its own, waited for and not awaited: whatever the function does to it, that ends with it.
+            call = asyncio.create_task(awaiting())
+            outcome.add_done_callback(lambda _: _end(call))  # settled by the timer or by a cancelled job
+            await asyncio.wait({call})
+        else:
+            await self._threads.run(blocking)
+        return made[0] if made else []
 
     def _seal(self, returned: Any, indices: range) -> list[Envelope]:
         if not self._batched:
@@ -178,6 +194,12 @@ class Stream:
             return [_sealed(index, value) for index, value in zip(indices, returned, strict=True)]
         message = f"process_batch returned {found} for {len(indices)} items."
         return [failure(index, "WrongResults", message) for index in indices]
+
+
+def _end(call: asyncio.Task[None]) -> None:
+    """Cancel ``call`` if it has not ended; if it will not, leave it: the event loop must not wait for it to close."""
+    if call.cancel():
+        asyncio.get_running_loop().call_later(LET_GO_AFTER, asyncio._unregister_task, call)
 
 
 def _sealed(index: int, value: object) -> Envelope:

@@ -23,13 +23,20 @@ class Threads:
         self._idle = threading.Semaphore(0)
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Return what ``call`` returns; ``call`` must not raise. A cancelled wait leaves the call running."""
+        """Return what ``call`` returns. A cancelled wait leaves the call running.
+
+        ``call`` should not raise: not every exception can pass through a future. Raises ``RuntimeError`` if it does.
+        """
         loop = asyncio.get_running_loop()
         returned: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
 
         def report() -> None:
-            value = context.run(call)
+            value: T | RuntimeError
+            try:
+                value = context.run(call)
+            except BaseException:
+                value = RuntimeError("The call raised.")
             self._idle.release()
             with suppress(RuntimeError):  # the loop is closed: the worker is exiting, and nobody waits for this
                 loop.call_soon_threadsafe(_settle, returned, value)
@@ -44,6 +51,10 @@ class Threads:
             self._calls.get()()
 
 
-def _settle(returned: asyncio.Future[T], value: T) -> None:
-    if not returned.done():
+def _settle(returned: asyncio.Future[T], value: T | RuntimeError) -> None:
+    if returned.done():
+        return
+    if isinstance(value, RuntimeError):
+        returned.set_exception(value)
+    else:
         returned.set_result(value)

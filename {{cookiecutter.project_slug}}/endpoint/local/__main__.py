@@ -23,7 +23,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     api_key = os.environ.get("RUNPOD_API_KEY")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # as an exception, so that no worker outlives the endpoint
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # as an exception, so that no worker outlives the endpoint
+        signal.signal(ending, lambda *_: sys.exit())
     endpoint = LocalEndpoint(
         arguments.command,
         workers=arguments.workers,

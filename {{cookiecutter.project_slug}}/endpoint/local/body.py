@@ -6,6 +6,8 @@ from typing import Any, NoReturn
 from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse
 
+MARGIN = 100
+
 
 class Answer(JSONResponse):
     """JSON in ASCII: a lone surrogate that came in escaped goes out escaped, where UTF-8 could not carry it."""
@@ -32,6 +34,16 @@ async def read_object(request: Request, limit: int) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise HTTPException(400, "bad request: body: not a JSON object")
     return content
+
+
+def check_depth(content: Any) -> None:
+    """Answer 400 if ``content`` is nested too deeply to go out again, within other objects and from deeper code."""
+    for _ in range(MARGIN):
+        content = [content]
+    try:
+        json.dumps(content)
+    except RecursionError:
+        raise HTTPException(400, "bad request: body: nested too deeply") from None
 
 
 def _refuse(constant: str) -> NoReturn:

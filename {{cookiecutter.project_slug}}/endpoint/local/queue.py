@@ -13,6 +13,9 @@ RETRIES = 3
 """How often a job whose worker died goes back to the queue before it fails; a job that kills workers must end."""
 KEPT_FOR = {"run": 1_800.0, "runsync": 60.0}
 """Seconds that a finished job can be asked for (Runpod docs, serverless/endpoints/send-requests)."""
+STOPS_SAID = 3
+"""How often a worker is told to stop a job: the SDK (1.12.0, ``rp_scale``) ignores it until it has begun the job, up to
+0.1 s after taking it."""
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 
 
@@ -123,8 +126,7 @@ class Queue:
         if job.final:
             return
         if job.status == "IN_PROGRESS" and job.worker is not None:
-            self._stops.setdefault(job.worker, []).append(job.id)
-            self._stopping.notify()
+            self._stop(job.worker, job.id, STOPS_SAID)
         self._end(job, status)
 
     async def take(self, worker: str, most: int, seconds: float, gone: Callable[[], Any]) -> list[Job]:
@@ -182,6 +184,12 @@ class Queue:
             self.counts["retried"] += 1
             job.chunks.clear()
             self._enqueue(job, first=True)
+
+    def _stop(self, worker: str, job_id: str, times: int) -> None:
+        self._stops.setdefault(worker, []).append(job_id)
+        self._stopping.notify()
+        if times > 1:
+            asyncio.get_running_loop().call_later(0.5, self._stop, worker, job_id, times - 1)
 
     def _enqueue(self, job: Job, *, first: bool = False) -> None:
         job.status = "IN_QUEUE"

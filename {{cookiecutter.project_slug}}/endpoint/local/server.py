@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import IO, Self
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from endpoint.local.body import Answer
@@ -98,9 +100,12 @@ class LocalEndpoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.run_coroutine_threadsafe(self.workers.stop(), self._loop).result()
-        self._server.should_exit = True
-        self._thread.join()
+        try:
+            asyncio.run_coroutine_threadsafe(self.workers.stop(), self._loop).result()
+        finally:  # a second interrupt, too, ends here: with every worker gone
+            asyncio.run_coroutine_threadsafe(self.workers.kill(), self._loop).result()
+            self._server.should_exit = True
+            self._thread.join()
 
     def _app(self) -> FastAPI:
         app = FastAPI(title="Local endpoint", default_response_class=Answer)
@@ -110,6 +115,11 @@ class LocalEndpoint:
         @app.exception_handler(HTTPException)
         async def refuse(_: Request, error: HTTPException) -> Answer:
             return Answer({"error": error.detail}, status_code=error.status_code)
+
+        @app.exception_handler(RequestValidationError)
+        async def refuse_parameter(_: Request, error: RequestValidationError) -> Answer:
+            faults = "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors())
+            return Answer({"error": f"bad request: {faults}"}, status_code=400)
 
         if self._distance:
             app.add_middleware(Distance, seconds=self._distance)

@@ -29,7 +29,7 @@ class Worker:
 
 
 class Workers:
-    """Keeps ``count`` processes of ``command`` polling ``url``; a worker that never became ready is not replaced."""
+    """Keeps ``count`` processes of ``command`` polling ``url``, replacing those that die once one has become ready."""
 
     def __init__(
         self, queue: Queue, command: Sequence[str], count: int, cwd: Path, env: Mapping[str, str], log: IO[bytes] | None
@@ -43,6 +43,8 @@ class Workers:
         self._env = env
         self._log = log
         self._started = 0
+        self._command_works = False
+        self._stopped = False
         self._watchers: set[asyncio.Task[None]] = set()
 
     @property
@@ -69,6 +71,8 @@ class Workers:
             start_new_session=True,  # so that what the worker starts, the SDK's ping process first, ends with it
         )
         self.running.append(worker := Worker(worker_id, process))
+        if self._stopped:  # while the process was being started
+            _kill(worker)
         self._watchers.add(watcher := asyncio.create_task(self._watch(worker)))
         watcher.add_done_callback(self._watchers.discard)
 
@@ -78,7 +82,7 @@ class Workers:
         self.running.remove(worker)
         self._queue.lose(worker.id)
         worker.exited.set_result(status)
-        if worker.ready and not worker.stopping:
+        if self._command_works and not (worker.stopping or self._stopped):
             await self._start_one()
         elif not worker.ready:
             self.unhealthy += 1
@@ -87,7 +91,7 @@ class Workers:
         """Note a worker's poll."""
         for worker in self.running:
             if worker.id == worker_id:
-                worker.ready = True
+                worker.ready = self._command_works = True
 
     def terminate(self, worker: Worker) -> None:
         """Ask a worker to finish its jobs and exit; it is not replaced."""
@@ -98,12 +102,18 @@ class Workers:
 
     async def stop(self) -> None:
         """End all workers: at once those with no job in hand, the others once it is delivered, or after ``GRACE``."""
+        self._stopped = True
         for worker in self.running:
             self.terminate(worker)
             if not self._queue.held_by(worker.id):
                 _kill(worker)
         if self._watchers:
             await asyncio.wait(self._watchers, timeout=GRACE)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End all workers now."""
+        self._stopped = True
         for worker in self.running:
             _kill(worker)
         if self._watchers:

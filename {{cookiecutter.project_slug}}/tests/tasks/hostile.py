@@ -40,6 +40,19 @@ class UnreadableError(Exception):
         raise SystemExit
 
 
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    """As people write them; nothing can be assigned to one, not by the interpreter's own clean-up either."""
+
+    status: int = 503
+
+
+class LyingError(Exception):
+    @property
+    def __cause__(self) -> BaseException:  # type: ignore[override]
+        raise SystemExit
+
+
 def raising(error: BaseException) -> Callable[[], NoReturn]:
     def act() -> NoReturn:
         raise error
@@ -82,6 +95,8 @@ FAULTY: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "cancelled": (raising(asyncio.CancelledError()), ("CancelledError",)),
     "generator exit": (raising(GeneratorExit()), ("GeneratorExit",)),
     "unreadable": (raising(UnreadableError()), ("UnreadableError",)),
+    "frozen": (raising(FrozenError()), ("FrozenError",)),
+    "lying": (raising(LyingError()), ("LyingError",)),
     "huge message": (raising(ValueError("x" * 5_000_000)), ("ValueError",)),
     "surrogate message": (raising(ValueError("\ud800")), ("ValueError",)),
     "nul message": (raising(ValueError("\x00" * 500)), ("ValueError",)),

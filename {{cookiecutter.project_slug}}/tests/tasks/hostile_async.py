@@ -8,7 +8,13 @@ from tests.tasks.hostile import Input, act, blocks, load
 __all__ = ["Input", "load", "process"]
 
 
+async def end() -> None:
+    raise SystemExit
+
+
 async def process(item: Any, job: Input) -> Any:
+    if item == "subtask":
+        return await asyncio.gather(end(), end())
     if blocks(item):
         return await asyncio.to_thread(act, item)
     await asyncio.sleep(0)

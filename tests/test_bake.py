@@ -23,14 +23,14 @@ endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/body.py end
 endpoint/local/queue.py endpoint/local/server.py endpoint/local/worker_api.py endpoint/local/workers.py
 tests/__init__.py tests/conftest.py tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py
 tests/tasks/hostile_batch.py tests/tasks/unloadable.py tests/test_cold_start.py tests/test_local_endpoint.py
- tests/test_local_mode.py tests/test_overflow.py tests/test_production.py
+tests/test_local_mode.py tests/test_overflow.py tests/test_production.py
 tests/test_result.py tests/test_settings.py tests/test_stream.py tests/test_task.py
-worker/__init__.py worker/before_sdk.py worker/job.py worker/log.py worker/mode.py worker/overflow.py
+worker/__init__.py worker/before_sdk.py worker/calls.py worker/job.py worker/log.py worker/mode.py worker/overflow.py
 worker/refusal.py worker/result.py worker/settings.py worker/stream.py worker/subtasks.py worker/threads.py
 """.split()
 
 OF_THE_STARTING_POINT = """
-.runpod/hub.json .runpod/tests.json Makefile pyproject.toml requirements-dev.txt requirements.txt
+.runpod/hub.json .runpod/tests.json Dockerfile Makefile pyproject.toml requirements-dev.txt requirements.txt
 task.py test_input.json tests/test_task.py
 """.split()
 

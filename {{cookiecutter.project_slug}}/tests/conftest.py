@@ -94,6 +94,15 @@ def serve(make_worker: MakeWorker, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[Path]:
+    """Keeps an item busy until the test writes to it, or is over."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    yield path
+    os.close(os.open(path, os.O_RDWR))
+
+
+@pytest.fixture
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]

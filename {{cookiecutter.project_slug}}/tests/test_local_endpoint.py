@@ -179,6 +179,29 @@ def test_a_cancelled_job_is_named_to_its_worker(quiet: Caller) -> None:
     assert quiet.get("/health").json()["jobs"]["inQueue"] == 0
 
 
+def test_a_job_that_is_cancelled_as_soon_as_it_is_taken_stops(serve: Serve, fifo: Path) -> None:
+    """The SDK ignores a stop for a job that it has taken and not begun, up to 0.1 s later."""
+    caller = serve("hostile", ITEM_CONCURRENCY="8")
+    for _ in range(4):
+        job_id = caller.run([{"read": str(fifo)}])
+        while caller.status(job_id)["status"] == "IN_QUEUE":
+            pass
+        caller.post(f"/cancel/{job_id}")
+        assert caller.runsync(["text"])["status"] == "COMPLETED"
+
+
+def test_a_worker_killed_while_it_starts_is_replaced_if_the_command_has_worked(serve: Serve) -> None:
+    caller = serve("hostile")
+    assert caller.runsync(["text"])["status"] == "COMPLETED"
+    for _ in range(2):  # a ready one, then its replacement at its start
+        [worker] = caller.endpoint.workers.running
+        os.kill(worker.process.pid, signal.SIGKILL)
+        assert worker.exited.result(10) == -signal.SIGKILL
+        while not caller.endpoint.workers.running:
+            pass
+    assert caller.runsync(["text"])["status"] == "COMPLETED"
+
+
 def test_only_a_failed_job_can_be_retried(quiet: Caller) -> None:
     job_id = quiet.run([1])
     assert quiet.post(f"/retry/{job_id}").status_code == 400

@@ -19,13 +19,6 @@ def caller(request: pytest.FixtureRequest, serve: Serve) -> Caller:
     return serve(request.cls.task, ITEM_CONCURRENCY="4", JOB_CONCURRENCY="4", MAX_ITEMS="2000")
 
 
-@pytest.fixture
-def fifo(tmp_path: Path) -> Path:
-    """Keeps an item busy until the test writes to it."""
-    os.mkfifo(tmp_path / "fifo")
-    return tmp_path / "fifo"
-
-
 class Promises:
     """What holds for ``task``, one of ``tests/tasks``."""
 
@@ -97,7 +90,6 @@ class Promises:
         assert caller.runsync(["text"])["status"] == "COMPLETED"
         assert caller.status(job_id)["status"] == "CANCELLED"
         assert not trace.exists() or trace.stat().st_size <= 4
-        fifo.write_text("for the thread that still reads it")
 
     def test_sigterm_during_a_job_delivers_it_and_exits_0(self, serve: Serve, fifo: Path) -> None:
         caller = serve(self.task, BATCH_SIZE="1")

@@ -23,7 +23,7 @@ def test_starting_imports_nothing_that_waits_or_is_for_tests(make_worker: MakeWo
     assert not LEFT_OUT & set(modules)
 
 
-@pytest.mark.parametrize("name", ["RUNPOD_LOG_LEVEL", "RUNPOD_PING_INTERVAL", "RUNPOD_REALTIME_PORT"])
+@pytest.mark.parametrize("name", ["RUNPOD_LOG_LEVEL", "RUNPOD_PING_INTERVAL", "RUNPOD_REALTIME_CONCURRENCY"])
 def test_a_variable_that_the_sdk_cannot_read_is_a_sentence(make_worker: MakeWorker, name: str) -> None:
     finished = subprocess.run(
         [sys.executable, "handler.py"],

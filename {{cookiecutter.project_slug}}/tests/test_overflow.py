@@ -49,6 +49,12 @@ def test_what_does_not_fit_is_named() -> None:
     assert output.admit(success(1, "small")).success
 
 
+def test_a_job_of_very_many_small_results_fits() -> None:
+    output = Output(100_000, 10_000_000, chunked=False)
+    assert all(output.admit(success(index, index)).success for index in range(100_000))
+    assert output.size <= 10_000_000
+
+
 def test_a_limit_too_small_for_the_items_is_refused_before_any_work() -> None:
     with pytest.raises(Refused, match="send fewer items"):
         Output(100, 1_000, chunked=False)

@@ -15,12 +15,14 @@ with suppress(ImportError):  # an SDK that no longer asks no longer brings it
 
     cpuinfo.get_cpu_info = dict
 
-# ``rp_logger.py`` and ``rp_ping.py`` read these as they are imported.
-for name in ("RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"):
-    if os.environ.get(name, "INFO").upper() not in LOG_LEVELS:
-        sys.exit(f"Check the environment: {name} should be one of {', '.join(LOG_LEVELS)}.")
+# ``rp_logger.py`` and ``rp_ping.py`` read these as they are imported, and ``start`` the others: just as here.
+level = "RUNPOD_LOG_LEVEL" if "RUNPOD_LOG_LEVEL" in os.environ else "RUNPOD_DEBUG_LEVEL"
+if os.environ.get(level, "DEBUG").upper() not in LOG_LEVELS:
+    sys.exit(f"Check the environment: {level} should be one of {', '.join(LOG_LEVELS)}.")
 for name in INTEGERS:
-    if not os.environ.get(name, "0").isdecimal():
+    try:
+        int(os.environ.get(name, "0"))
+    except ValueError:
         sys.exit(f"Check the environment: {name} should be a whole number.")
 
 # ``rp_logger.py`` prints job inputs and results as they are; a terminal that cannot must not fail the job.

@@ -10,6 +10,7 @@ from worker.result import Envelope, failure
 BODY_AROUND_CHUNKS = len('{"output": []}')
 SEPARATOR = len(", ")
 CHUNK_BRACKETS = len("[]")
+EXPLANATION = "The response is full (MAX_OUTPUT_BYTES): send fewer items per job."
 
 
 class Output:
@@ -23,20 +24,21 @@ class Output:
         self._limit = limit
         self._unsettled = items
         self._around = SEPARATOR + (CHUNK_BRACKETS if chunked else 0)
-        self._reserve = _too_large(items).size + self._around
-        if self.size + items * self._reserve > limit:
-            raise Refused(f"{items} items do not fit in a response of {limit} bytes: send fewer items per job.")
+        for self._message in (EXPLANATION, ""):  # a job of very many items has room for the type only
+            self._reserve = self._too_large(items).size + self._around
+            if self.size + items * self._reserve <= limit:
+                return
+        raise Refused(f"{items} items do not fit in a response of {limit} bytes: send fewer items per job.")
 
     def admit(self, envelope: Envelope) -> Envelope:
         """Return ``envelope``, or its short stand-in if it would leave too little room for the items still to come."""
         self._unsettled -= 1
         needed = envelope.size + self._around
         if self.size + needed + self._unsettled * self._reserve > self._limit:
-            envelope = _too_large(envelope.index)
+            envelope = self._too_large(envelope.index)
             needed = envelope.size + self._around
         self.size += needed
         return envelope
 
-
-def _too_large(index: int) -> Envelope:
-    return failure(index, "OutputTooLarge", "The response is full (MAX_OUTPUT_BYTES): send fewer items per job.")
+    def _too_large(self, index: int) -> Envelope:
+        return failure(index, "OutputTooLarge", self._message)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import tracemalloc
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
@@ -420,3 +421,58 @@ def test_a_chunk_of_results_is_a_megabyte_at_most_with_all_that_is_put_around_it
                     await others_done()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("kind", "at_once"), [("blocking", 4), ("async", 32), ("blocking batch", 1)])
+def test_as_many_calls_are_under_way_as_suits_the_kind_of_function(kind: str, at_once: int) -> None:
+    """A call returns when ``at_once`` of them have begun; one more would be seen by the gauge."""
+    gauge = Gauge()
+    full = threading.Event()
+
+    def note() -> None:
+        if gauge.inside == at_once:
+            full.set()
+
+    def blocking(item: int, job: object) -> int:
+        with gauge:
+            note()
+            return item if full.wait(10) else -1
+
+    async def awaiting(item: int, job: object) -> int:
+        with gauge:
+            note()
+            return item if await asyncio.to_thread(full.wait, 10) else -1
+
+    def blocking_batch(items: list[int], job: object) -> list[int]:
+        with gauge:
+            note()
+            return items if full.wait(10) else [-1] * len(items)
+
+    functions: dict[str, Callable[..., Any]] = {
+        "blocking": blocking,
+        "async": awaiting,
+        "blocking batch": blocking_batch,
+    }
+    found = bodies(make(functions[kind], batched="batch" in kind, batch_size=2), range(40))
+    assert [body["result"] for body in found] == list(range(40))
+    assert gauge.most == at_once
+
+
+def test_the_memory_that_a_job_takes_does_not_grow_with_its_items() -> None:
+    """Beyond what it yields: the SDK keeps that for the aggregate, this test does not."""
+
+    async def process(item: int, job: object) -> str:
+        return str(item) * 10_000
+
+    async def drain(items: int) -> int:
+        output = Output(items, 10**9, chunked=True)
+        tracemalloc.start()
+        async with aclosing(make(process, chunk_size=8).run(range(items), None, "job", output)) as chunks:
+            async for _ in chunks:
+                pass
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    few, many = asyncio.run(drain(300)), asyncio.run(drain(3_000))
+    assert many < few + 1_000_000  # of the 100 MB that all results would take

@@ -296,7 +296,8 @@ def draw(timings: list[tuple[str, Timing, float | None]], where: str) -> None:
     axes.set_xlim(0.5, 100)
     axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.set_xlabel(
-        "times faster than the documented handler\n(thin line: range of the rounds; red: what latency and concurrency allow)"
+        "times faster than the documented handler\n"
+        "(thin line: range of the rounds; red: what latency and concurrency allow)"
     )
     axes.set_title(where, fontsize=8, color="gray")
     axes.spines[["top", "right"]].set_visible(False)

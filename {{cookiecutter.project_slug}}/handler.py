@@ -14,18 +14,18 @@ from typing import Any
 import runpod
 
 import task
-from worker import log
 from worker.job import Chunk, Worker
 from worker.mode import Mode, find_mode
 from worker.refusal import Refused
-from worker.result import describe
 from worker.settings import read_settings
 
 
 @cache
 def machinery() -> Worker:
-    """Return the task under its settings, made once. Raises ``Refused`` if either cannot be used."""
-    return Worker(task, read_settings())
+    """Return the task, loaded, under its settings; made once. Raises ``Refused`` if it cannot be used."""
+    worker = Worker(task, read_settings())
+    worker.load()
+    return worker
 
 
 async def handler(job: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
@@ -42,28 +42,6 @@ async def aggregate(job: dict[str, Any]) -> list[Chunk] | Chunk:
     return chunks[0] if refused else chunks
 
 
-def load(mode: Mode) -> None:
-    """Run the task's ``load`` before the first job. In production a worker that cannot load dies, and takes no job.
-
-    Here and not within a fitness check, where the SDK's event loop runs and ``asyncio.run`` would fail; a fitness check
-    is how the failure reaches the platform. Raises ``Refused`` in the other modes.
-    """
-    try:
-        task.load()
-        return
-    except BaseException as error:
-        raised = describe(error)
-    log.error("load() failed", raised)
-    refusal = Refused(f"load() in task.py failed: {raised.kind}: {raised.message}")
-    if mode is not Mode.PRODUCTION:
-        raise refusal
-
-    def load() -> None:
-        raise refusal
-
-    runpod.serverless.register_fitness_check(load)
-
-
 def main() -> None:
     """Start the worker in the mode that the SDK is about to choose.
 
@@ -71,12 +49,15 @@ def main() -> None:
     (1.12.0, ``rp_handler.is_generator``): a plain function that returns a generator is never iterated, and its job
     never answered. Its local test iterates over nothing: there it gets a coroutine function that returns the list.
     """
+    mode = None
     try:
         mode = find_mode()
         job_concurrency = machinery().settings.job_concurrency
-        load(mode)
     except Refused as refusal:
-        sys.exit(str(refusal))
+        print(refusal, file=sys.stderr)
+        if mode is Mode.PRODUCTION:
+            die(refusal)
+        sys.exit(1)
     runpod.serverless.start(
         {
             "handler": handler if mode.iterates else aggregate,
@@ -84,6 +65,16 @@ def main() -> None:
             "concurrency_modifier": lambda _: job_concurrency,
         }
     )
+
+
+def die(refusal: Refused) -> None:
+    """Exit with status 1 by way of a fitness check, which tells the platform why, instead of taking jobs to fail."""
+
+    def ready() -> None:
+        raise refusal
+
+    runpod.serverless.register_fitness_check(ready)
+    runpod.serverless.start({"handler": handler})
 
 
 if __name__ == "__main__":

@@ -161,5 +161,6 @@ def test_a_worker_that_cannot_load_dies_and_takes_no_job(serve: Serve) -> None:
     job_id = caller.run([1])
     [worker] = caller.endpoint.workers.running
     assert worker.exited.result(20) == 1
+    assert "load() in task.py failed: FileNotFoundError: the model is not there" in caller.log.read_text()
     assert caller.get("/health").json()["workers"]["unhealthy"] == 1
     assert caller.status(job_id)["status"] == "IN_QUEUE"

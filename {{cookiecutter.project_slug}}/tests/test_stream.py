@@ -215,11 +215,11 @@ def test_a_timed_out_item_fails_at_once_and_the_others_do_not() -> None:
         return item
 
     for function in (blocking, awaiting):
-        found = bodies(make(function, item_timeout=0.2, item_concurrency=2), range(4))
+        found = bodies(make(function, item_timeout=0.5, item_concurrency=2), range(4))
         assert [body.get("result") for body in found] == [0, None, 2, 3]
         assert found[1]["failure"] == {
             "type": "TimeoutError",
-            "message": "No result within 0.2 s per item (ITEM_TIMEOUT).",
+            "message": "No result within 0.5 s per item (ITEM_TIMEOUT).",
         }
     release.set()
 
@@ -235,7 +235,7 @@ def test_a_timed_out_blocking_call_keeps_its_slot_until_it_returns() -> None:
             return item
 
     async def scenario() -> None:
-        stream = make(process, item_timeout=0.1, item_concurrency=1)
+        stream = make(process, item_timeout=0.5, item_concurrency=1)
         async with aclosing(stream.run([0, 1], None, "job", Output(2, 10**7, chunked=False))) as chunks:
             [first] = await anext(chunks)
             assert first.body["failure"]["type"] == "TimeoutError"
@@ -259,7 +259,7 @@ def test_an_async_call_that_ignores_cancellation_holds_nothing_up() -> None:
                     continue
             return item
 
-        stream = make(process, item_timeout=0.1, item_concurrency=2)
+        stream = make(process, item_timeout=0.5, item_concurrency=2)
         [[first], [second]] = await asyncio.wait_for(collect(stream, [0, 1]), 10)
         assert first.body["failure"]["type"] == "TimeoutError"
         assert second.body["result"] == 1

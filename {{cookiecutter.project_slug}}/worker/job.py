@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from types import ModuleType
 from typing import Any
@@ -38,8 +38,21 @@ class Worker:
         if "items" not in task.Input.model_fields:
             raise Refused("task.Input must have a field items: list[…].")
         self._input: type[BaseModel] = task.Input
+        self._load: Callable[[], None] = task.load
         self.settings = settings
         self._stream = Stream(getattr(task, functions[0]), settings, batched=functions[0] == "process_batch")
+
+    def load(self) -> None:
+        """Run the task's ``load``; raise ``Refused`` if it fails.
+
+        In every mode outside the SDK's event loop, not as a fitness check: there ``asyncio.run`` would fail.
+        """
+        try:
+            self._load()
+        except BaseException as error:
+            raised = describe(error)
+            log.error("load() failed", raised)
+            raise Refused(f"load() in task.py failed: {raised.kind}: {raised.message}") from None
 
     async def run(self, job: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
         """Yield the job's chunks; a job that cannot start yields ``{"error": sentence}``, on which the SDK fails it."""

@@ -34,12 +34,17 @@ class Caller:
         self.http.close()
 
     def run(self, items: list[Any], **options: Any) -> str:
-        job_id: str = self.post("/run", json={"input": {"items": items, **options}}).raise_for_status().json()["id"]
+        job_id: str = self.post("/run", json=self._job(items, options)).raise_for_status().json()["id"]
         return job_id
 
     def runsync(self, items: list[Any], **options: Any) -> dict[str, Any]:
-        state: dict[str, Any] = self.post("/runsync", json={"input": {"items": items, **options}}).json()
+        state: dict[str, Any] = self.post("/runsync", json=self._job(items, options)).json()
         return state
+
+    @staticmethod
+    def _job(items: list[Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Return a request; a job that no worker answers fails in 30 s instead of the platform's 10 minutes."""
+        return {"input": {"items": items, **options}, "policy": {"executionTimeout": 30_000}}
 
     def stream(self, job_id: str) -> Iterator[Any]:
         while True:

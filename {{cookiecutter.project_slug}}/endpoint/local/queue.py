@@ -82,8 +82,8 @@ class Job:
         return state
 
     def handout(self) -> dict[str, Any]:
-        """Return what a worker is given."""
-        return {"id": self.id, **self.request}
+        """Return what a worker is given: the request without what concerns the queue alone."""
+        return {"id": self.id, **{key: value for key, value in self.request.items() if key != "policy"}}
 
 
 class Queue:

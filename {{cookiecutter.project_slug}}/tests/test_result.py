@@ -48,8 +48,7 @@ def test_what_cannot_be_sent_is_a_failure_of_its_kind(name: str) -> None:
     make, kinds = FAULTY[name]
     with pytest.raises(BaseException) as caught:
         success(0, make())
-    raised = describe(caught.value)
-    envelope = failure(0, raised.kind, raised.message)
+    envelope = describe(caught.value).envelope(0)
     assert envelope.body["failure"]["type"] in kinds
     assert envelope.size == len(sdk_encoding(envelope.body))
 

@@ -68,7 +68,7 @@ class Calls:
                     raise
                 raised = describe(error)
                 log.error("A call could not be made", raised, work.job_id)
-                settle([failure(index, raised.kind, raised.message) for index in indices])
+                settle([raised.envelope(index) for index in indices])
             finally:
                 self._slots.release()
 
@@ -88,7 +88,7 @@ class Calls:
             return made
         if len(indices) == 1:
             log.error(f"Item {indices[0]} failed", made, work.job_id)
-            return [failure(indices[0], made.kind, made.message)]
+            return [made.envelope(indices[0])]
         log.error(f"Items {indices[0]} to {indices[-1]} failed as a batch; now one by one", made, work.job_id)
         envelopes: list[Envelope] = []
         for index in indices:
@@ -147,8 +147,7 @@ def _sealed(index: int, value: object) -> Envelope:
     try:
         return success(index, value)
     except BaseException as error:
-        raised = describe(error)
-        return failure(index, raised.kind, raised.message)
+        return describe(error).envelope(index)
 
 
 def _ended(call: asyncio.Task[None]) -> asyncio.Future[None]:

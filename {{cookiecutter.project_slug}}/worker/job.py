@@ -89,13 +89,11 @@ class Worker:
             raise Refused(f"{len(items)} items are too many for one job: send at most {self.settings.max_items}.")
         try:
             checked = self._input.model_validate(given)
-            if not isinstance(checked.items, list):  # type: ignore[attr-defined]
-                raise Refused("task.Input.items must be a list.")
-            return checked
-        except Refused:
-            raise
         except ValidationError as error:
             raise Refused(f"The job's input cannot be used: {faults(error)}.") from None
         except BaseException as error:  # a validator of the task's own; it must not end the worker
             log.error("task.Input could not check the job", describe(error), job["id"])
             raise Refused("The job's input cannot be used: task.Input failed on it.") from None
+        if not isinstance(checked.items, list):  # type: ignore[attr-defined]
+            raise Refused("task.Input.items must be a list.")
+        return checked

@@ -57,6 +57,10 @@ class Raised:
     message: str
     trace: str
 
+    def envelope(self, index: int) -> Envelope:
+        """Return it as the failure of the item at ``index``."""
+        return failure(index, self.kind, self.message)
+
 
 def success(index: int, value: object) -> Envelope:
     """Return the envelope of ``value``, copied, so that nobody can change it once it is measured.

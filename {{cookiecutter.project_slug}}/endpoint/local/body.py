@@ -7,6 +7,7 @@ from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse
 
 MARGIN = 100
+"""Levels of nesting that a body must leave free."""
 
 
 class Answer(JSONResponse):

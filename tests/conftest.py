@@ -1,6 +1,7 @@
 """Bakes, through cookiecutter's API, from a copy of what git would hand to a user."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,16 @@ QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 STARTING_POINTS = QUESTIONS["starting_point"]
 
 Bake = Callable[..., Path]
+
+
+def make(folder: Path, *targets: str) -> None:
+    """Run make as a user would: not under the make that runs these tests."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    finished = subprocess.run(
+        ["make", *targets], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    print(finished.stdout[-8_000:])
+    assert finished.returncode == 0
 
 
 @pytest.fixture(scope="session")

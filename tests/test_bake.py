@@ -20,7 +20,8 @@ TREE = """
 handler.py pyproject.toml requirements-dev.txt requirements.txt task.py test_input.json
 endpoint/__init__.py endpoint/demo.py
 endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/body.py endpoint/local/client_api.py
-endpoint/local/queue.py endpoint/local/server.py endpoint/local/worker_api.py endpoint/local/workers.py
+endpoint/local/launch.py endpoint/local/queue.py endpoint/local/server.py endpoint/local/worker_api.py
+endpoint/local/workers.py
 tests/__init__.py tests/conftest.py tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py
 tests/tasks/hostile_batch.py tests/tasks/unloadable.py tests/test_cold_start.py tests/test_local_endpoint.py
 tests/test_local_mode.py tests/test_overflow.py tests/test_production.py

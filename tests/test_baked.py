@@ -1,22 +1,8 @@
 """What a user of each bake would run."""
 
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 
-from tests.conftest import ROOT, STARTING_POINTS, Bake
-
-
-def make(folder: Path, *targets: str) -> None:
-    """Run make as a user would: not under the make that runs these tests."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    finished = subprocess.run(
-        ["make", *targets], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    print(finished.stdout[-8_000:])
-    assert finished.returncode == 0
+from tests.conftest import ROOT, STARTING_POINTS, Bake, make
 
 
 @pytest.mark.parametrize("starting_point", STARTING_POINTS)

@@ -1,9 +1,10 @@
 """The platform on a laptop: a queue, the worker protocol and the client API, with real workers in production mode.
 
-``queue`` holds the jobs, ``client_api`` is what callers see, ``worker_api`` is what the SDK sees, ``workers`` keeps the
-processes alive, ``server`` puts them on one port.
+``queue`` holds the jobs, ``client_api`` is what callers see, ``worker_api`` is what the SDK sees, ``launch`` says what
+a worker is, ``workers`` keeps them alive, ``server`` puts it all on one port.
 """
 
+from endpoint.local.launch import Image
 from endpoint.local.server import LocalEndpoint
 
-__all__ = ["LocalEndpoint"]
+__all__ = ["Image", "LocalEndpoint"]

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 
+from endpoint.local.launch import Image
 from endpoint.local.server import LocalEndpoint
 
 
@@ -13,20 +14,26 @@ def main() -> None:
     """Serve until interrupted; exit 1 with a sentence if the port is taken or no worker starts."""
     parser = argparse.ArgumentParser(
         prog="python -m endpoint.local",
-        usage="%(prog)s [--port PORT] [--workers COUNT] [--distance MS] [-- COMMAND …]",
+        usage="%(prog)s [--port PORT] [--workers COUNT] [--distance MS] [-- COMMAND … | --image NAME [-- OPTION …]]",
         description="Runpod's job API and worker protocol on this machine, with workers in their production loop.",
     )
     parser.add_argument("--port", type=_port, default=8000, help="port to serve on; 0 takes a free one (default: 8000)")
     parser.add_argument("--workers", type=_count, default=1, help="workers to keep alive (default: 1)")
     parser.add_argument("--distance", type=_milliseconds, default=0, help="round-trip time in ms to add (default: 0)")
-    parser.add_argument("command", nargs="*", help="starts one worker (default: this project's handler.py)")
+    parser.add_argument("--image", help="run this image's workers instead of processes of this machine")
+    parser.add_argument(
+        "rest",
+        nargs="*",
+        metavar="…",
+        help="a worker's command (default: the handler.py here), or for docker run",
+    )
     arguments = parser.parse_args()
 
     api_key = os.environ.get("RUNPOD_API_KEY")
     for ending in (signal.SIGTERM, signal.SIGHUP):  # as an exception, so that no worker outlives the endpoint
         signal.signal(ending, lambda *_: sys.exit())
     endpoint = LocalEndpoint(
-        arguments.command,
+        Image(arguments.image, arguments.rest) if arguments.image else arguments.rest,
         workers=arguments.workers,
         port=arguments.port,
         api_key=api_key,
@@ -47,7 +54,8 @@ def main() -> None:
     except KeyboardInterrupt:
         return
     except OSError as error:
-        sys.exit(f"The endpoint cannot start: {error.strerror or error}. Choose another --port, or check the command.")
+        why = ": ".join(filter(None, (error.strerror or str(error), error.filename)))
+        sys.exit(f"The endpoint cannot start: {why}. Choose another --port, or check the command.")
     sys.exit("No worker is left: each one exited before it asked for a job. Its output above says why.")
 
 

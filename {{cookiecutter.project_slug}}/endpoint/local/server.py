@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from endpoint.local.body import Answer
 from endpoint.local.client_api import client_api
+from endpoint.local.launch import Command, Image
 from endpoint.local.queue import Queue
 from endpoint.local.worker_api import worker_api
 from endpoint.local.workers import Worker, Workers
@@ -28,8 +29,9 @@ PROJECT = Path(__file__).parents[2]
 class LocalEndpoint:
     """An endpoint named ``local``, as a context manager; it serves from a thread of its own.
 
-    ``command`` starts one worker (default: this project's ``handler.py``) in ``cwd`` with ``env`` added to its
-    environment, ``workers`` of them are kept alive, and their output goes to ``log`` (None: where this process's goes).
+    ``command`` is a worker while it runs (default: this project's ``handler.py``), in ``cwd`` with ``env`` added to its
+    environment; or an ``Image`` is, in a container that is given ``env``. ``workers`` of them are kept alive, and their
+    output goes to ``log`` (None: where this process's goes).
     ``port`` 0 takes a free one. Only ``api_key`` is let in, or any key if it is None. Every answer takes ``distance``
     seconds longer, as if the endpoint were that far away. Entering raises ``OSError`` if the port is taken or the
     command cannot be run.
@@ -37,7 +39,7 @@ class LocalEndpoint:
 
     def __init__(
         self,
-        command: Sequence[str] | None = None,
+        command: Sequence[str] | Image | None = None,
         *,
         workers: int = 1,
         port: int = 0,
@@ -48,9 +50,8 @@ class LocalEndpoint:
         distance: float = 0,
     ) -> None:
         self.queue = Queue()
-        self.workers = Workers(
-            self.queue, command or [sys.executable, "-u", "handler.py"], workers, cwd, env or {}, log
-        )
+        launch = command if isinstance(command, Image) else Command(command or [sys.executable, "-u", "handler.py"])
+        self.workers = Workers(self.queue, launch, workers, cwd, env or {}, log)
         self._port = port
         self._api_key = api_key
         self._distance = distance
@@ -77,7 +78,7 @@ class LocalEndpoint:
             self._loop = asyncio.get_running_loop()
             serving = asyncio.create_task(self._server.serve([listener]))
             try:
-                await self.workers.start(self.url)
+                await self.workers.start(self._port)
                 entered.set_result(None)
             except OSError as error:
                 self._server.should_exit = True

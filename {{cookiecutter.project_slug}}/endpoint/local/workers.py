@@ -1,15 +1,16 @@
-"""The worker processes: started in their production mode, watched, replaced when they die."""
+"""The workers: started in their production mode, watched, replaced when they die."""
 
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from endpoint.local.launch import Command, Image
 from endpoint.local.queue import Queue
 
 GRACE = 20.0
@@ -18,7 +19,7 @@ GRACE = 20.0
 
 @dataclass(eq=False)
 class Worker:
-    """One worker process. It is ready from its first poll on."""
+    """One worker and the process that is it, or that stands for its container. It is ready from its first poll on."""
 
     id: str
     process: asyncio.subprocess.Process
@@ -29,21 +30,27 @@ class Worker:
 
 
 class Workers:
-    """Keeps ``count`` processes of ``command`` polling ``url``, replacing those that die once one has become ready."""
+    """Keeps ``count`` workers polling, replacing those that die once one has become ready."""
 
     def __init__(
-        self, queue: Queue, command: Sequence[str], count: int, cwd: Path, env: Mapping[str, str], log: IO[bytes] | None
+        self,
+        queue: Queue,
+        launch: Command | Image,
+        count: int,
+        cwd: Path,
+        env: Mapping[str, str],
+        log: IO[bytes] | None,
     ) -> None:
         self.running: list[Worker] = []
         self.unhealthy = 0
         self._queue = queue
-        self._command = command
+        self._launch = launch
         self._count = count
         self._cwd = cwd
         self._env = env
         self._log = log
         self._started = 0
-        self._command_works = False
+        self._launch_works = False
         self._stopped = False
         self._watchers: set[asyncio.Task[None]] = set()
 
@@ -52,19 +59,21 @@ class Workers:
         """Whether any worker runs or is being replaced."""
         return bool(self._watchers)
 
-    async def start(self, url: str) -> None:
-        """Start all workers. Raises ``OSError`` if the command cannot be run."""
-        self._url = url
+    async def start(self, port: int) -> None:
+        """Start all workers, for the endpoint at ``port``. Raises ``OSError`` if their command cannot be run."""
+        self._port = port
         for _ in range(self._count):
             await self._start_one()
 
     async def _start_one(self) -> None:
         self._started += 1
         worker_id = f"worker-{self._started}"
+        env = {**self._env, **protocol(f"http://{self._launch.host}:{self._port}/v2/local", worker_id)}
+        await self._launch.clear(self._name(worker_id))  # of an endpoint that was killed
         process = await asyncio.create_subprocess_exec(
-            *self._command,
+            *self._launch.line(self._name(worker_id), env),
             cwd=self._cwd,
-            env={**os.environ, **self._env, **protocol(self._url, worker_id)},
+            env={**os.environ, **env},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -79,19 +88,23 @@ class Workers:
     async def _watch(self, worker: Worker) -> None:
         status = await worker.process.wait()
         _kill(worker)
+        await self._launch.clear(self._name(worker.id))
         self.running.remove(worker)
         self._queue.lose(worker.id)
         worker.exited.set_result(status)
-        if self._command_works and not (worker.stopping or self._stopped):
+        if self._launch_works and not (worker.stopping or self._stopped):
             await self._start_one()
         elif not worker.ready:
             self.unhealthy += 1
+
+    def _name(self, worker_id: str) -> str:
+        return f"local-{self._port}-{worker_id}"
 
     def seen(self, worker_id: str) -> None:
         """Note a worker's poll."""
         for worker in self.running:
             if worker.id == worker_id:
-                worker.ready = self._command_works = True
+                worker.ready = self._launch_works = True
 
     def terminate(self, worker: Worker) -> None:
         """Ask a worker to finish its jobs and exit; it is not replaced."""

@@ -1,0 +1,365 @@
+"""The image: built, tested by itself, called through a local endpoint, stopped, pushed and pulled, on a real engine.
+
+Docker's tests need Docker: without it they are skipped, unless ``REQUIRE_DOCKER`` is set.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import runpod
+
+from tests.conftest import STARTING_POINTS, Bake, make
+
+SMALL = [point for point in STARTING_POINTS if point != "batch"]
+
+HELD = """
+import os
+from pathlib import Path
+from pydantic import BaseModel
+
+class Input(BaseModel):
+    items: list[str]
+
+def load() -> None:
+    if gate := os.environ.get("LOAD"):
+        print("loading", flush=True)
+        Path(gate).read_text()
+
+def process(item: str, job: Input) -> str:
+    return Path(item).read_text() if item.startswith("/") else item
+"""
+"""A task that waits for whoever writes into a named pipe."""
+
+TINY = """
+import tokenizers, torch, transformers
+folder = "/runpod-volume/huggingface-cache/hub/models--tiny--classifier/snapshots/0"
+words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1}, "[UNK]"))
+tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+tokenizer.save_pretrained(folder)
+config = transformers.BertConfig(
+    vocab_size=2, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+)
+transformers.BertForSequenceClassification(config).save_pretrained(folder)
+"""
+"""Saves a small model of random weights where Runpod's model cache would have it."""
+
+
+def docker(*arguments: str) -> str:
+    finished = subprocess.run(["docker", *arguments], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Image:
+    """A bake and what was built of it. ``options`` are what ``docker run`` needs for it."""
+
+    project: Path
+    name: str
+    options: tuple[str, ...] = ()
+
+    def run(self, *command: str, options: tuple[str, ...] = ()) -> str:
+        """Return what ``command`` says inside."""
+        entry, *arguments = command
+        return docker("run", "--rm", "--entrypoint", entry, *self.options, *options, self.name, *arguments)
+
+    def inspect(self, what: str) -> Any:
+        return json.loads(docker("image", "inspect", "--format", f"{{{{json {what}}}}}", self.name))
+
+    @property
+    def layers(self) -> list[str]:
+        layers: list[str] = self.inspect(".RootFS.Layers")
+        return layers
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    """Return once ``condition()`` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[None]:
+    """Require Docker, and leave it as it was but for its build cache."""
+    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode:
+        message = "The image is not tested: start Docker to have it built and run."
+        pytest.fail(message) if os.environ.get("REQUIRE_DOCKER") else pytest.skip(message)
+
+    def everything() -> str:
+        return docker("ps", "--all", "--quiet") + docker("images", "--all", "--format", "{{.Repository}}:{{.Tag}}")
+
+    before = everything()
+    yield
+    assert everything() == before
+
+
+@pytest.fixture(scope="session")
+def registry() -> str:
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture(scope="session")
+def build(engine: None, bake: Bake, registry: str) -> Iterator[Callable[[str], Image]]:
+    """Bake a starting point and build its image, once."""
+    images: dict[str, Image] = {}
+
+    def build(starting_point: str) -> Image:
+        if starting_point not in images:
+            name = f"{registry}/test/{starting_point}"
+            project = bake(starting_point=starting_point, image=name, project_name='A "quoted" $NAME')
+            if starting_point == "batch":
+                require(base(project))
+            (project / ".env").write_text("BUCKET_SECRET_ACCESS_KEY=not-for-the-image\n")
+            make(project, "image", "SOURCE=https://example.org/worker", "REVISION=0123abc")
+            options = model(f"{name}:latest", project) if starting_point == "batch" else ()
+            images[starting_point] = Image(project, f"{name}:latest", options)
+        return images[starting_point]
+
+    yield build
+    for image in images.values():
+        docker("rmi", "--force", image.name)
+
+
+def base(project: Path) -> str:
+    [first, *_] = [line for line in (project / "Dockerfile").read_text().splitlines() if line.startswith("FROM")]
+    return first.split()[1]
+
+
+def require(base: str) -> None:
+    if not os.environ.get("REQUIRE_DOCKER") and not docker("images", "--quiet", base):
+        pytest.skip(f"batch is not tested: its base takes several GB; have it with 'docker pull {base}'.")
+
+
+def model(image: str, project: Path) -> tuple[str, ...]:
+    """Have a model saved by the image's own packages; return the options of ``docker run`` that give it to a worker."""
+    volume = project / "volume"
+    volume.mkdir()
+    volume.chmod(0o777)
+    mount = ("--volume", f"{volume}:/runpod-volume")
+    docker("run", "--rm", *mount, image, "python", "-c", TINY)
+    return (*mount, "--env", "MODEL_ID=tiny/classifier")
+
+
+@pytest.fixture(params=STARTING_POINTS)
+def image(build: Callable[[str], Image], request: pytest.FixtureRequest) -> Image:
+    return build(request.param)
+
+
+@pytest.fixture
+def sync(build: Callable[[str], Image]) -> Image:
+    return build("sync")
+
+
+@pytest.fixture(scope="session")
+def held(build: Callable[[str], Image], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    """Build ``HELD`` as a user who has edited ``task.py`` would."""
+    sync = build("sync")
+    project = tmp_path_factory.mktemp("held") / "worker"
+    shutil.copytree(sync.project, project)
+    (project / "task.py").write_text(HELD)
+    make(project, "image", "TAG=held")
+    image = Image(project, sync.name.replace(":latest", ":held"))
+    yield image
+    docker("rmi", "--force", image.name)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    return folder
+
+
+@contextmanager
+def served(image: Image, *options: str) -> Iterator[tuple[Any, httpx.Client, Path]]:
+    """Serve a local endpoint with a worker of ``image``; yield it, a client of it, and the worker's log."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(image.project)
+        from endpoint import local  # the endpoint is the bake's
+
+    log = image.project.parent / "worker.log"
+    with (
+        log.open("wb") as output,
+        local.LocalEndpoint(local.Image(image.name, [*image.options, *options]), log=output) as endpoint,
+        httpx.Client(base_url=endpoint.url, headers={"Authorization": "Bearer test"}, timeout=60) as client,
+    ):
+        yield endpoint, client, log
+
+
+def test_the_image_tests_itself(image: Image) -> None:
+    said = docker("run", "--rm", *image.options, image.name)
+    assert said.count("'success': True") == 3, said
+
+
+def test_it_needs_no_more_than_a_read_only_root_and_a_tmpfs(image: Image) -> None:
+    options = (*image.options, "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
+    said = docker("run", "--rm", *options, "--security-opt", "no-new-privileges", image.name)
+    assert said.count("'success': True") == 3, said
+
+
+def test_make_run_image_runs_that_test(sync: Image) -> None:
+    make(sync.project, "run-image")
+
+
+def test_jobs_through_the_sdks_client(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = json.loads((image.project / "test_input.json").read_text())["input"]
+    with served(image) as (endpoint, _, log):
+        monkeypatch.setattr(runpod, "endpoint_url_base", endpoint.base_url)
+        client = runpod.Endpoint("local", api_key="any")
+        aggregate = client.run_sync({"input": job}, timeout=60)
+        print(log.read_text())
+        assert [envelope["success"] for envelope in aggregate] == [True] * 3
+        submitted = client.run({"input": job})
+        assert list(submitted.stream()) == submitted.output() == aggregate
+
+
+def test_the_command_line_serves_an_image(sync: Image) -> None:
+    line = ["-m", "endpoint.local", "--port", "0", "--image", sync.name, "--", "--env", "CHUNK_SIZE=2"]
+    with subprocess.Popen([sys.executable, *line], cwd=sync.project, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[1]
+        body = (sync.project / "test_input.json").read_text()
+        answer = httpx.post(f"{url}/runsync", content=body, headers={"Authorization": "Bearer any"}, timeout=60)
+        process.terminate()
+    assert [len(chunk) for chunk in answer.json()["output"]] in ([1, 2], [2, 1])
+
+
+def test_docker_stop_during_a_job_delivers_it_and_exits_0(held: Image, gate: Path) -> None:
+    options = ("--volume", f"{gate}:/gate", "--env", "RUNPOD_LOG_LEVEL=DEBUG")
+    with served(held, *options) as (endpoint, client, log):
+        job_id = client.post("/run", json={"input": {"items": ["a", "/gate/pipe", "b"]}}).json()["id"]
+        assert client.get(f"/stream/{job_id}").json()["stream"][0]["output"]["result"] == "a"
+        [worker] = endpoint.workers.running
+        with subprocess.Popen(["docker", "stop", docker("ps", "--quiet", "--filter", f"ancestor={held.name}")]):
+            until(lambda: "Kill worker" in log.read_text())
+            (gate / "pipe").write_text("still here")
+        assert worker.exited.result(10) == 0
+        state = client.get(f"/status/{job_id}").json()
+        assert [envelope["result"] for envelope in state["output"]] == ["a", "still here", "b"]
+        assert state["status"] == "COMPLETED"
+        assert state["workerId"] == worker.id
+
+
+def test_docker_stop_during_load_ends_it_at_once(held: Image, gate: Path) -> None:
+    with served(held, "--volume", f"{gate}:/gate", "--env", "LOAD=/gate/pipe") as (endpoint, _, log):
+        [worker] = endpoint.workers.running
+        until(lambda: "loading" in log.read_text())
+        docker("stop", docker("ps", "--quiet", "--filter", f"ancestor={held.name}"))
+        assert worker.exited.result(10) == 128 + 15  # by SIGTERM, not by the SIGKILL after docker's patience
+
+
+def test_a_killed_container_is_replaced_and_its_job_done(held: Image, gate: Path) -> None:
+    with served(held, "--volume", f"{gate}:/gate") as (endpoint, client, _):
+        job_id = client.post("/run", json={"input": {"items": ["a", "/gate/pipe"]}}).json()["id"]
+        assert client.get(f"/stream/{job_id}").json()["stream"][0]["output"]["result"] == "a"
+        [worker] = endpoint.workers.running
+        docker("kill", docker("ps", "--quiet", "--filter", f"ancestor={held.name}"))
+        assert worker.exited.result(10) == 128 + 9
+        (gate / "pipe").write_text("again")
+        until(lambda: client.get(f"/status/{job_id}").json()["status"] == "COMPLETED")
+        assert client.get(f"/status/{job_id}").json()["retries"] == 1
+
+
+def test_it_holds_the_worker_and_what_it_needs_only(image: Image) -> None:
+    worker = [f"worker/{path.name}" for path in (image.project / "worker").glob("*.py")]
+    found = image.run("find", "/app", "-type", "f", "-not", "-name", "*.pyc").splitlines()
+    assert sorted(found) == sorted(f"/app/{name}" for name in ["handler.py", "task.py", "test_input.json", *worker])
+    tools = "for tool in uv gcc make git; do command -v $tool; done; ls -A /root /var/lib/apt/lists 2>/dev/null; true"
+    assert "uv" not in image.run("sh", "-c", tools)
+    assert "not-for-the-image" not in docker("history", "--no-trunc", image.name)
+    assert image.run("find", "/venv", "/app", "-perm", "/022", "-not", "-type", "l") == ""
+
+
+def test_it_runs_as_a_user_with_a_number_who_owns_nothing_in_it(image: Image) -> None:
+    user, _, group = image.inspect(".Config.User").partition(":")
+    assert int(user) > 0
+    assert int(group) > 0
+    assert image.run("id", "-u") == user
+    assert image.run("find", "/venv", "/app", "-not", "-user", "0") == ""
+
+
+def test_its_labels_say_what_it_is(image: Image) -> None:
+    labels = image.inspect(".Config.Labels")
+    assert {name.removeprefix("org.opencontainers.image."): text for name, text in labels.items()} == {
+        "title": 'A "quoted" $NAME',
+        "description": "Takes a list of items, streams each result as it is ready, and returns all of them.",
+        "source": "https://example.org/worker",
+        "revision": "0123abc",
+    }
+
+
+@pytest.mark.parametrize("starting_point", SMALL)
+def test_it_adds_at_most_300_mb_to_its_base(build: Callable[[str], Image], starting_point: str) -> None:
+    image = build(starting_point)
+    assert (
+        image.inspect(".Size") - int(docker("image", "inspect", "-f", "{{.Size}}", base(image.project))) <= 300_000_000
+    )
+
+
+def test_an_edit_of_the_task_changes_the_last_layer_only(sync: Image, held: Image) -> None:
+    assert held.layers[:-1] == sync.layers[:-1]
+    assert held.layers[-1] != sync.layers[-1]
+
+
+def test_the_same_inputs_give_the_same_layers(sync: Image, tmp_path: Path) -> None:
+    """Whatever the times and the modes that a clone has given its files."""
+    project = tmp_path / "clone"
+    shutil.copytree(sync.project, project, copy_function=shutil.copyfile)
+    for path in project.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    make(project, "image", "TAG=again", f"BUILD_FLAGS={os.environ.get('BUILD_FLAGS', '')} --no-cache")
+    again = Image(project, sync.name.replace(":latest", ":again"))
+    assert again.layers == sync.layers
+    docker("rmi", again.name)
+
+
+def test_a_task_that_is_no_python_is_not_built(sync: Image, tmp_path: Path) -> None:
+    project = tmp_path / "broken"
+    shutil.copytree(sync.project, project)
+    (project / "task.py").write_text("def process(item, job:\n")
+    built = subprocess.run(["make", "image", "TAG=broken"], cwd=project, capture_output=True, text=True)
+    assert built.returncode
+    assert "SyntaxError" in built.stderr
+
+
+def test_it_comes_back_from_a_registry_as_it_went_there(sync: Image, registry: str) -> None:
+    line = ("--network", "host", "--env", f"REGISTRY_HTTP_ADDR={registry}", "registry:2")
+    server = docker("run", "--detach", "--rm", *line)
+    try:
+        until(lambda: _answers(f"http://{registry}/v2/"))
+        layers = sync.layers
+        make(sync.project, "push")
+        docker("rmi", sync.name)
+        docker("pull", sync.name)
+        assert sync.layers == layers
+        make(sync.project, "run-image")
+    finally:
+        docker("stop", server)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False

@@ -42,10 +42,10 @@ bench: $(WORKER)  ## Measure the documented handlers and this worker; write the 
 clean:  ## Remove what these commands made
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache
 
-# Baked anew each time, into the same folder: what is installed there stays.
+# Baked anew each time, into the same folder: what is installed there stays. ANSWERS=starting_point=batch for another.
 .PHONY: $(WORKER)
 $(WORKER): $(BIN)/.ready
-	@$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir build
+	@$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir build $(ANSWERS)
 
 $(BIN)/.ready: requirements-dev.txt
 	@echo "Installing what the lock file names into .venv ..."

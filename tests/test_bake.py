@@ -16,7 +16,8 @@ from cookiecutter.exceptions import FailedHookException
 from tests.conftest import QUESTIONS, STARTING_POINTS, Bake
 
 TREE = """
-.dockerignore .env.example .gitignore .runpod/hub.json .runpod/tests.json Dockerfile Makefile README.md
+.dockerignore .env.example .github/dependabot.yml .github/workflows/ci.yml .github/workflows/release.yml .gitignore
+.runpod/hub.json .runpod/tests.json Dockerfile Makefile README.md
 handler.py pyproject.toml requirements-dev.txt requirements.txt task.py test_input.json
 endpoint/__init__.py endpoint/demo.py
 endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/body.py endpoint/local/client_api.py

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import STARTING_POINTS, Bake
-from tests.test_baked import make
+from tests.conftest import STARTING_POINTS, Bake, make
 
 BIN = Path(sys.executable).parent
 

@@ -1,7 +1,12 @@
 """The environment is read once, and a bad value is a sentence that names its variable."""
 
+import json
+
 import pytest
 
+import task
+from tests.conftest import PROJECT
+from worker.calls import Calls
 from worker.refusal import Refused
 from worker.settings import Settings, read_settings
 
@@ -54,3 +59,26 @@ def test_a_bad_value_is_a_sentence_that_names_the_variable(
     monkeypatch.setenv(name, value)
     with pytest.raises(Refused, match=rf"^Check the environment: {name} .*\.$"):
         read_settings()
+
+
+def test_the_hub_offers_every_setting_with_its_default_and_bounds() -> None:
+    hub = json.loads((PROJECT / ".runpod" / "hub.json").read_text(encoding="utf-8"))
+    offered = {entry["key"].lower(): entry["input"] for entry in hub["config"]["env"]}
+    known = Settings.model_json_schema()["properties"]
+    assert offered.keys() == known.keys()
+    for name, setting in known.items():
+        of = setting["anyOf"][0] if "anyOf" in setting else setting
+        assert offered[name]["type"] == {"integer": "number"}.get(of["type"], of["type"])
+        assert offered[name].get("min") == of.get("minimum", of.get("exclusiveMinimum", -1) + 1)
+        assert offered[name]["default"] == setting["default"] or name == "item_concurrency"
+    batched = hasattr(task, "process_batch")
+    calls = Calls(task.process_batch if batched else task.process, Settings(), batched=batched)
+    assert offered["item_concurrency"]["default"] == calls.concurrency
+
+
+def test_the_sample_environment_has_every_setting_with_its_default() -> None:
+    lines = (PROJECT / ".env.example").read_text(encoding="utf-8").splitlines()
+    sample = dict(line.removeprefix("# ").split("=") for line in lines if "=" in line)
+    assert sample.keys() == {name.upper() for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        assert field.default is None or sample[name.upper()] == str(field.default)

@@ -44,7 +44,8 @@ class Calls:
             getattr(function, "__call__", None)  # noqa: B004  # of an object with an async one
         )
         default = 1 if batched else 32 if self.is_async else 4
-        self._slots = asyncio.Semaphore(settings.item_concurrency or default)
+        self.concurrency = settings.item_concurrency or default
+        self._slots = asyncio.Semaphore(self.concurrency)
 
     async def start(self, indices: range, work: Work) -> tuple[Outcome, asyncio.Task[None]]:
         """Wait for a slot and start the call for the items at ``indices``; it gives the slot back when it ends.

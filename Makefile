@@ -4,7 +4,7 @@ LOCK := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --generate-hashes --
 WORKER := build/my-worker
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint table bench lock clean
+.PHONY: help demo test lint table bench image lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,7 +12,7 @@ help:  ## Show this list
 demo: $(WORKER)  ## Bake a worker and run its main job: local test, then production with a stream
 	@$(MAKE) --no-print-directory -C $(WORKER) demo
 
-test: $(BIN)/.ready lint  ## Lint, then every bake, every baked suite, and the README's table
+test: $(BIN)/.ready lint  ## Lint, then every bake, every suite, every image (if Docker runs), and the README's table
 	$(BIN)/python -m pytest
 
 lint: $(BIN)/.ready
@@ -38,6 +38,10 @@ lock: $(BIN)/.ready  ## Refresh every lock file from its pyproject.toml
 bench: $(WORKER)  ## Measure the documented handlers and this worker; write the README's table and chart
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
 	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/speed.py $(WORKER) $(ARGS)
+
+image: $(WORKER)  ## Build the image; write into the README what is in it and how soon it starts
+	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
+	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/image.py $(WORKER)
 
 clean:  ## Remove what these commands made
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache

@@ -14,11 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import httpx
+import readme
 from endpoint.local import LocalEndpoint
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
-BEGIN, END = "<!-- make table: begin -->\n", "<!-- make table: end -->"
 
 PATTERNS = {
     "sync_generator": "generator function",
@@ -79,12 +78,11 @@ def table(worker: Path) -> str:
 
 def main() -> None:
     """Write the table into the README; with ``--check``, exit 1 if that would change it."""
-    before = README.read_text(encoding="utf-8")
-    head, _, rest = before.partition(BEGIN)
-    after = head + BEGIN + table(Path.cwd()) + END + rest.partition(END)[2]
+    text = table(Path.cwd())
+    before, after = readme.part("table", text)
     if "--check" in sys.argv:
         sys.exit(0 if after == before else "The table in README.md is out of date: run make table.")
-    README.write_text(after, encoding="utf-8")
+    readme.write("table", text)
 
 
 if __name__ == "__main__":

@@ -14,22 +14,21 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import matplotlib
+import readme
 from endpoint.local import LocalEndpoint
 from endpoint.local.client_api import MAX_BODY
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
 CHART = HERE / "speed.svg"
-BEGIN, END = "<!-- make bench: begin -->\n", "<!-- make bench: end -->"
 AUTHORIZATION = {"Authorization": "Bearer benchmark"}
 
 
@@ -127,23 +126,10 @@ class Bench:
 
     def cold_start(self, done: Callable[[], None]) -> Timing:
         """Time from the start of a worker's process to its first job taken."""
-
-        def measure(serve: Any) -> float:
-            began = time.monotonic()
-            with serve as endpoint:
-                job_id = submit(endpoint, {"input": {"items": ["a"]}}, "run")["id"]
-                job = endpoint.queue.jobs[job_id]
-                while job.taken is None:
-                    if not endpoint.workers.alive:
-                        raise SystemExit("A worker exited at its start: run make demo to see why.")
-                    time.sleep(0.001)
-                submit(endpoint, None, f"status/{job_id}")
-                return float(job.taken - began)
-
         timing = Timing([], [], [], [])
         for _ in range(self.rounds):
-            timing.documented.append(measure(self.documented("sync_generator")))
-            timing.worker.append(measure(self.ours(None)))
+            timing.documented.append(first_job(self.documented("sync_generator")))
+            timing.worker.append(first_job(self.ours(None)))
             done()
         return timing
 
@@ -189,6 +175,19 @@ class Bench:
                 grown[name] = peak(worker.process.pid) - before
             done()
         return grown
+
+
+def first_job(serve: AbstractContextManager[LocalEndpoint]) -> float:
+    """Return the seconds from the start of an endpoint's worker to its first job taken."""
+    began = time.monotonic()
+    with serve as endpoint:
+        job_id = submit(endpoint, {"input": {"items": ["a"]}}, "run")["id"]
+        job = endpoint.queue.jobs[job_id]
+        while job.taken is None:
+            if not endpoint.workers.alive:
+                raise SystemExit("A worker exited at its start: run make demo to see why.")
+            time.sleep(0.001)
+        return float(job.taken - began)
 
 
 def submit(endpoint: LocalEndpoint, body: Any, path: str) -> dict[str, Any]:
@@ -332,8 +331,7 @@ def main() -> None:
     print(text)
     if not arguments.quick:
         draw(timings, where)
-        head, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-        README.write_text(head + BEGIN + text + END + rest.partition(END)[2], encoding="utf-8")
+        readme.write("bench", text)
 
 
 if __name__ == "__main__":

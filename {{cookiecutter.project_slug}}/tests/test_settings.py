@@ -72,7 +72,8 @@ def test_the_hub_offers_every_setting_with_its_default_and_bounds() -> None:
         assert offered[name].get("min") == of.get("minimum", of.get("exclusiveMinimum", -1) + 1)
         assert offered[name]["default"] == setting["default"] or name == "item_concurrency"
     batched = hasattr(task, "process_batch")
-    calls = Calls(task.process_batch if batched else task.process, Settings(), batched=batched)
+    function = getattr(task, "process_batch" if batched else "process")
+    calls = Calls(function, Settings(), batched=batched)
     assert offered["item_concurrency"]["default"] == calls.concurrency
 
 

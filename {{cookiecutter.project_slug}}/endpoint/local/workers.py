@@ -69,7 +69,6 @@ class Workers:
         self._started += 1
         worker_id = f"worker-{self._started}"
         env = {**self._env, **protocol(f"http://{self._launch.host}:{self._port}/v2/local", worker_id)}
-        await self._launch.clear(self._name(worker_id))  # of an endpoint that was killed
         process = await asyncio.create_subprocess_exec(
             *self._launch.line(self._name(worker_id), env),
             cwd=self._cwd,
@@ -98,7 +97,7 @@ class Workers:
             self.unhealthy += 1
 
     def _name(self, worker_id: str) -> str:
-        return f"local-{self._port}-{worker_id}"
+        return f"local-{os.getpid()}-{self._port}-{worker_id}"
 
     def seen(self, worker_id: str) -> None:
         """Note a worker's poll."""

@@ -27,7 +27,7 @@ tests/__init__.py tests/conftest.py tests/tasks/__init__.py tests/tasks/hostile.
 tests/tasks/hostile_batch.py tests/tasks/unloadable.py tests/test_cold_start.py tests/test_local_endpoint.py
 tests/test_local_mode.py tests/test_overflow.py tests/test_production.py
 tests/test_result.py tests/test_settings.py tests/test_stream.py tests/test_task.py
-worker/__init__.py worker/before_sdk.py worker/calls.py worker/job.py worker/log.py worker/mode.py worker/overflow.py
+worker/__init__.py worker/before_sdk.py worker/bucket.py worker/calls.py worker/job.py worker/log.py worker/mode.py worker/overflow.py
 worker/refusal.py worker/result.py worker/settings.py worker/stream.py worker/subtasks.py worker/threads.py
 """.split()
 

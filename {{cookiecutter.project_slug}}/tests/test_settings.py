@@ -27,13 +27,21 @@ def test_the_defaults() -> None:
         "item_timeout": 0,
         "max_items": 10_000,
         "max_output_bytes": 10_000_000,
+        "bucket_endpoint_url": None,
+        "bucket_access_key_id": None,
+        "bucket_secret_access_key": None,
+        "bucket_name": None,
+        "allow_job_bucket": False,
     }
 
 
 def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.setenv(name.upper(), "1001")
-    assert set(read_settings().model_dump().values()) == {1001}
+    monkeypatch.setenv("BUCKET_ENDPOINT_URL", "http://localhost")
+    monkeypatch.setenv("ALLOW_JOB_BUCKET", "true")
+    unchanged = {name for name, setting in read_settings() if setting == Settings.model_fields[name].default}
+    assert not unchanged
 
 
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +59,9 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ("ITEM_TIMEOUT", "-1"),
         ("MAX_OUTPUT_BYTES", "10"),
         ("CHUNK_SIZE", "1.5"),
+        ("ALLOW_JOB_BUCKET", "perhaps"),
+        ("BUCKET_ENDPOINT_URL", "s3.eu-west-1.amazonaws.com"),
+        ("BUCKET_ENDPOINT_URL", "https://key:secret@localhost"),
     ],
 )
 def test_a_bad_value_is_a_sentence_that_names_the_variable(
@@ -61,6 +72,15 @@ def test_a_bad_value_is_a_sentence_that_names_the_variable(
         read_settings()
 
 
+def test_half_a_bucket_is_refused_by_the_names_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCKET_ENDPOINT_URL", "https://localhost")
+    monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "not for the log")
+    with pytest.raises(Refused) as refused:
+        read_settings()
+    expected = "Check the environment: BUCKET_ACCESS_KEY_ID is missing; BUCKET_NAME is missing."
+    assert str(refused.value) == expected
+
+
 def test_the_hub_offers_every_setting_with_its_default_and_bounds() -> None:
     hub = json.loads((PROJECT / ".runpod" / "hub.json").read_text(encoding="utf-8"))
     offered = {entry["key"].lower(): entry["input"] for entry in hub["config"]["env"]}
@@ -69,8 +89,9 @@ def test_the_hub_offers_every_setting_with_its_default_and_bounds() -> None:
     for name, setting in known.items():
         of = setting["anyOf"][0] if "anyOf" in setting else setting
         assert offered[name]["type"] == {"integer": "number"}.get(of["type"], of["type"])
-        assert offered[name].get("min") == of.get("minimum", of.get("exclusiveMinimum", -1) + 1)
-        assert offered[name]["default"] == setting["default"] or name == "item_concurrency"
+        assert offered[name].get("default") == setting["default"] or name == "item_concurrency"
+        if of["type"] in ("integer", "number"):
+            assert offered[name]["min"] == of.get("minimum", of.get("exclusiveMinimum", -1) + 1)
     batched = hasattr(task, "process_batch")
     function = getattr(task, "process_batch" if batched else "process")
     calls = Calls(function, Settings(), batched=batched)
@@ -82,4 +103,4 @@ def test_the_sample_environment_has_every_setting_with_its_default() -> None:
     sample = dict(line.removeprefix("# ").split("=") for line in lines if "=" in line)
     assert sample.keys() == {name.upper() for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
-        assert field.default is None or sample[name.upper()] == str(field.default)
+        assert field.default is None or sample[name.upper()] == str(field.default).lower()

@@ -23,7 +23,7 @@ def make(function: Callable[..., Any], *, batched: bool = False, **values: Any) 
 
 
 async def collect(stream: Stream, items: Sequence[Any]) -> list[list[Envelope]]:
-    output = Output(len(items), 10_000_000, chunked=True)
+    output = Output("job", len(items), 10_000_000, chunked=True)
     return [chunk async for chunk in stream.run(items, None, "job", output)]
 
 
@@ -150,7 +150,7 @@ def test_work_goes_on_while_a_chunk_is_being_posted_up_to_the_lookahead(kind: st
 
     async def scenario() -> None:
         stream = make(blocking if kind == "blocking" else awaiting, lookahead=5)
-        async with aclosing(stream.run(range(100), None, "job", Output(100, 10**7, chunked=False))) as chunks:
+        async with aclosing(stream.run(range(100), None, "job", Output("job", 100, 10**7, chunked=False))) as chunks:
             await anext(chunks)
             assert await asyncio.to_thread(reached.wait, 10)
             for _ in range(100):  # every turn that the feeder could use to go too far
@@ -173,7 +173,7 @@ def test_the_first_result_is_not_held_back_for_a_fuller_chunk() -> None:
             return item
 
         stream = make(process, chunk_size=64, item_concurrency=3)
-        async with aclosing(stream.run(range(10), None, "job", Output(10, 10**7, chunked=True))) as chunks:
+        async with aclosing(stream.run(range(10), None, "job", Output("job", 10, 10**7, chunked=True))) as chunks:
             seen: list[int] = []
             while len(seen) < 9:
                 seen += [envelope.body["result"] for envelope in await anext(chunks)]
@@ -191,7 +191,7 @@ def test_what_became_ready_meanwhile_is_one_chunk_of_at_most_a_megabyte() -> Non
         stream = make(process, chunk_size=64, item_concurrency=1)
         items = [1, 2, 400_000, 400_000, 400_000, 3]
         sizes = []
-        async with aclosing(stream.run(items, None, "job", Output(6, 10**7, chunked=True))) as chunks:
+        async with aclosing(stream.run(items, None, "job", Output("job", 6, 10**7, chunked=True))) as chunks:
             async for chunk in chunks:
                 sizes.append([len(envelope.body["result"]) for envelope in chunk])
                 await others_done()
@@ -236,7 +236,7 @@ def test_a_timed_out_blocking_call_keeps_its_slot_until_it_returns() -> None:
 
     async def scenario() -> None:
         stream = make(process, item_timeout=0.5, item_concurrency=1)
-        async with aclosing(stream.run([0, 1], None, "job", Output(2, 10**7, chunked=False))) as chunks:
+        async with aclosing(stream.run([0, 1], None, "job", Output("job", 2, 10**7, chunked=False))) as chunks:
             [first] = await anext(chunks)
             assert first.body["failure"]["type"] == "TimeoutError"
             release.set()
@@ -316,7 +316,7 @@ def test_a_cancelled_job_starts_no_further_call_and_leaves_nothing_behind(kind: 
         first = asyncio.Event()
 
         async def consume() -> None:
-            async for _ in stream.run(range(50), None, "job", Output(50, 10**7, chunked=False)):
+            async for _ in stream.run(range(50), None, "job", Output("job", 50, 10**7, chunked=False)):
                 first.set()
                 if posting:
                     await asyncio.Event().wait()
@@ -414,7 +414,9 @@ def test_a_chunk_of_results_is_a_megabyte_at_most_with_all_that_is_put_around_it
         for beyond in (0, 1):
             stream = make(process, chunk_size=2)
             half = 1_000_000 // 2 - overhead - 8 + beyond
-            async with aclosing(stream.run([1, half, half], None, "job", Output(3, 10**7, chunked=True))) as chunks:
+            async with aclosing(
+                stream.run([1, half, half], None, "job", Output("job", 3, 10**7, chunked=True))
+            ) as chunks:
                 async for chunk in chunks:
                     body = json.dumps({"output": [envelope.body for envelope in chunk]}, ensure_ascii=False)
                     assert len(body.encode()) <= 1_000_000
@@ -465,7 +467,7 @@ def test_the_memory_that_a_job_takes_does_not_grow_with_its_items() -> None:
         return str(item) * 10_000
 
     async def drain(items: int) -> int:
-        output = Output(items, 10**9, chunked=True)
+        output = Output("job", items, 10**9, chunked=True)
         tracemalloc.start()
         async with aclosing(make(process, chunk_size=8).run(range(items), None, "job", output)) as chunks:
             async for _ in chunks:

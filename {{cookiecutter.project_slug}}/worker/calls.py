@@ -63,7 +63,11 @@ class Calls:
 
         async def call() -> None:
             try:
-                settle(await self._call(indices, work, outcome))
+                made = await self._call(indices, work, outcome)
+                for place, envelope in enumerate(made):
+                    if not outcome.done() and (store := work.output.overflow(envelope)):
+                        made[place] = await self._threads.run(store)
+                settle(made)
             except BaseException as error:  # not the task's, which `_call` returns: no thread could be started, say
                 if outcome.done():
                     raise

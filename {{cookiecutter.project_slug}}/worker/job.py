@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from worker import log
+from worker.bucket import Access, Bucket
 from worker.overflow import Output
 from worker.refusal import Refused, faults
 from worker.result import describe
@@ -40,6 +41,8 @@ class Worker:
         self._input: type[BaseModel] = task.Input
         self._load: Callable[[], None] = task.load
         self.settings = settings
+        access = settings.access()
+        self._own_bucket = Bucket(access) if access else None
         self._stream = Stream(getattr(task, functions[0]), settings, batched=functions[0] == "process_batch")
 
     def load(self) -> None:
@@ -61,22 +64,34 @@ class Worker:
         try:
             checked = self._check(job)
             items: list[object] = checked.items  # type: ignore[attr-defined]  # a field of every task.Input
-            output = Output(len(items), self.settings.max_output_bytes, chunked=chunked)
+            limit = self.settings.max_output_bytes
+            output = Output(job["id"], len(items), limit, chunked=chunked, bucket=self._bucket(job))
         except Refused as refusal:
             log.info(f"Refused: {refusal}", job["id"])
             yield {"error": str(refusal)}
             return
-        sent = failed = 0
+        sent = failed = stored = 0
         try:
             async with aclosing(self._stream.run(items, checked, job["id"], output)) as chunks:
                 async for chunk in chunks:
                     yield [envelope.body for envelope in chunk] if chunked else chunk[0].body
                     sent += len(chunk)
                     failed += sum(not envelope.success for envelope in chunk)
+                    stored += sum("result_url" in envelope.body for envelope in chunk)
         finally:
             seconds = time.monotonic() - began
             cut = "" if sent == len(items) else f" of {len(items)}, then stopped"
-            log.info(f"{sent} items{cut}, {failed} failed, 0 stored, {seconds:.3f} s, {output.size} bytes", job["id"])
+            counts = f"{sent} items{cut}, {failed} failed, {stored} stored"
+            log.info(f"{counts}, {seconds:.3f} s, {output.size} bytes", job["id"])
+
+    def _bucket(self, job: dict[str, Any]) -> Bucket | None:
+        """Return the job's own bucket, where that is allowed, or the worker's."""
+        if not (self.settings.allow_job_bucket and job.get("s3Config")):
+            return self._own_bucket
+        try:
+            return Bucket(Access.model_validate(job["s3Config"]))
+        except ValidationError as error:
+            raise Refused(f"The job's s3Config cannot be used: {faults(error)}.") from None
 
     def _check(self, job: dict[str, Any]) -> BaseModel:
         given = job.get("input")

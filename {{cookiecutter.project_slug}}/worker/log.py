@@ -18,7 +18,7 @@ def info(message: str, job_id: str) -> None:
         _log.info(message, job_id)
 
 
-def error(message: str, raised: Raised, job_id: str | None = None) -> None:
+def error(message: str, raised: Raised | None, job_id: str | None = None) -> None:
     """Log ``message`` and a traceback, which goes nowhere else. The SDK cuts the middle out of a long one."""
     with suppress(Exception):
-        _log.error(f"{message}\n{raised.trace}", job_id)
+        _log.error(f"{message}\n{raised.trace}" if raised else message, job_id)

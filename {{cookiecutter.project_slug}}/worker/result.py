@@ -71,6 +71,11 @@ def success(index: int, value: object) -> Envelope:
     return _seal({"index": index, "success": True, "result": to_jsonable_python(value, fallback=_listed)})
 
 
+def reference(index: int, url: str, size: int) -> Envelope:
+    """Return the envelope of a result of ``size`` bytes that is stored at ``url``."""
+    return _seal({"index": index, "success": True, "result_url": url, "bytes": size})
+
+
 def failure(index: int, kind: str, message: str) -> Envelope:
     """Return the envelope of a failure, both texts cut.
 
@@ -108,8 +113,13 @@ def _read(read: Callable[[], str], otherwise: str) -> str:
         return otherwise
 
 
+def encoded(value: object) -> bytes:
+    """Return JSON as the SDK encodes it."""
+    return _encode(value).encode("utf-8")
+
+
 def _seal(body: dict[str, Any]) -> Envelope:
-    return Envelope(body, len(_encode(body).encode("utf-8")))
+    return Envelope(body, len(encoded(body)))
 
 
 def _listed(value: object) -> object:

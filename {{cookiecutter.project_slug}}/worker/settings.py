@@ -2,10 +2,19 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from worker.bucket import Access
 from worker.refusal import Refused, faults
+
+BUCKET = {
+    "bucket_endpoint_url": "endpointUrl",
+    "bucket_access_key_id": "accessId",
+    "bucket_secret_access_key": "accessSecret",
+    "bucket_name": "bucketName",
+}
+"""The settings of the bucket, and what a job's ``s3Config`` calls them."""
 
 
 class Settings(BaseSettings):
@@ -29,11 +38,29 @@ class Settings(BaseSettings):
     """Items per job."""
     max_output_bytes: Annotated[int, Field(ge=1_000)] = 10_000_000
     """Bytes of the final body at most, as the SDK encodes it."""
+    bucket_endpoint_url: str | None = None
+    """An S3-compatible store for results that do not fit; with it come the next three."""
+    bucket_access_key_id: SecretStr | None = None
+    bucket_secret_access_key: SecretStr | None = None
+    bucket_name: str | None = None
+    allow_job_bucket: bool = False
+    """Whether a job's own ``s3Config`` is used: it lets whoever sends the job choose where the worker connects."""
+
+    def access(self) -> Access | None:
+        """Return where results are stored, or None. Raises ``ValidationError`` if only some of it is set."""
+        given = {field: value for name, field in BUCKET.items() if (value := getattr(self, name)) is not None}
+        return Access.model_validate(given) if given else None
 
 
 def read_settings() -> Settings:
     """Read the settings from the environment; raise ``Refused``, naming the variables, if a value is not usable."""
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         raise Refused(f"Check the environment: {faults(error, name=str.upper)}.") from None
+    try:
+        settings.access()
+    except ValidationError as error:
+        names = {field: name.upper() for name, field in BUCKET.items()}
+        raise Refused(f"Check the environment: {faults(error, name=names.__getitem__)}.") from None
+    return settings

@@ -11,12 +11,9 @@ from collections.abc import AsyncGenerator, Sequence
 
 from worker import subtasks
 from worker.calls import LET_GO_AFTER, Calls, Function, Outcome, Work
-from worker.overflow import Output
+from worker.overflow import CHUNK_BYTES, Output
 from worker.result import Envelope
 from worker.settings import Settings
-
-CHUNK_BYTES = 1_000_000 - len('{"output": []}')
-"""The platform's limit for one streamed chunk, less what the SDK and the list put around the envelopes."""
 
 
 class Stream:

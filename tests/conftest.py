@@ -3,9 +3,12 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cookiecutter.main import cookiecutter
@@ -25,6 +28,25 @@ def make(folder: Path, *targets: str) -> None:
     )
     print(finished.stdout[-8_000:])
     assert finished.returncode == 0
+
+
+def required(message: str) -> None:
+    """Skip a test for want of something on this machine, or fail it where all must run (``REQUIRE_ALL``)."""
+    pytest.fail(message) if os.environ.get("REQUIRE_ALL") else pytest.skip(message)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    """Return once ``condition()`` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

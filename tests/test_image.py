@@ -1,15 +1,10 @@
-"""The image: built, tested by itself, called through a local endpoint, stopped, pushed and pulled, on a real engine.
-
-Docker's tests need Docker: without it they are skipped, unless ``REQUIRE_DOCKER`` is set.
-"""
+"""The image: built, tested by itself, called through a local endpoint, stopped, pushed and pulled, on a real engine."""
 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +15,7 @@ import httpx
 import pytest
 import runpod
 
-from tests.conftest import STARTING_POINTS, Bake, make
+from tests.conftest import STARTING_POINTS, Bake, free_port, make, required, until
 
 SMALL = [point for point in STARTING_POINTS if point != "batch"]
 
@@ -84,26 +79,11 @@ class Image:
         return layers
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> None:
-    """Return once ``condition()`` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="session")
 def engine() -> Iterator[None]:
     """Require Docker, and leave it as it was but for its build cache."""
     if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode:
-        message = "The image is not tested: start Docker to have it built and run."
-        pytest.fail(message) if os.environ.get("REQUIRE_DOCKER") else pytest.skip(message)
+        required("The image is not tested: start Docker to have it built and run.")
 
     def everything() -> str:
         return docker("ps", "--all", "--quiet") + docker("images", "--all", "--format", "{{.Repository}}:{{.Tag}}")
@@ -146,8 +126,8 @@ def base(project: Path) -> str:
 
 
 def require(base: str) -> None:
-    if not os.environ.get("REQUIRE_DOCKER") and not docker("images", "--quiet", base):
-        pytest.skip(f"batch is not tested: its base takes several GB; have it with 'docker pull {base}'.")
+    if not docker("images", "--quiet", base):
+        required(f"The image of batch is not tested, for its base takes several GB: docker pull {base}")
 
 
 def model(image: str, project: Path) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ def main() -> None:
         with endpoint:
             print(
                 f"Endpoint   {endpoint.url}   (routes: {endpoint.base_url.removesuffix('/v2')}/docs)\n"
+                f"Page       {endpoint.page_url}\n"
                 f"Call it    curl -H 'Authorization: Bearer {'$RUNPOD_API_KEY' if api_key else 'local'}' "
                 f"{endpoint.url}/runsync -d @test_input.json\n"
                 f"SDK        RUNPOD_ENDPOINT_BASE_URL={endpoint.base_url}, endpoint id: local\n"

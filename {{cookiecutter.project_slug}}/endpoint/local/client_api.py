@@ -1,6 +1,7 @@
 """What callers see: Runpod's job API (docs, serverless/endpoints/operation-reference), under ``/v2/local``."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import httpx
@@ -20,20 +21,39 @@ STREAM_WAIT = 5_000
 Wait = Annotated[int, Query(ge=1_000, le=300_000, description="Milliseconds to wait for news")]
 
 
-def client_api(queue: Queue, workers: Workers, api_key: str | None) -> APIRouter:
-    """Return the routes for callers. ``api_key`` is the only key that is let in; None lets in any."""
+def key_check(api_key: str | None) -> Callable[[Request], None]:
+    """Return what answers 401 to a request without a key: ``api_key``, or any if that is None."""
 
     def check_key(request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip() or (api_key and key.strip() != api_key):
             raise HTTPException(401, "unauthorized: send 'Authorization: Bearer <your API key>'")
 
+    return check_key
+
+
+def count(queue: Queue, workers: Workers) -> dict[str, Any]:
+    """Count jobs and workers by state, as ``/health`` answers."""
+    states = [job.status for job in queue.jobs.values()]
+    jobs = {
+        "completed": queue.counts["COMPLETED"],
+        "failed": queue.counts["FAILED"] + queue.counts["TIMED_OUT"],
+        "inProgress": states.count("IN_PROGRESS"),
+        "inQueue": states.count("IN_QUEUE"),
+        "retried": queue.counts["retried"],
+    }
+    return {"jobs": jobs, "workers": workers.states()}
+
+
+def client_api(queue: Queue, workers: Workers, api_key: str | None) -> APIRouter:
+    """Return the routes for callers. ``api_key`` is the only key that is let in; None lets in any."""
+
     def find(job_id: str) -> Job:
         if (job := queue.jobs.get(job_id)) is None:
             raise HTTPException(404, "job not found")
         return job
 
-    api = APIRouter(dependencies=[Depends(check_key)], tags=["callers"])
+    api = APIRouter(dependencies=[Depends(key_check(api_key))], tags=["callers"])
     known = Annotated[Job, Depends(find)]
 
     async def submit(operation: str, request: Request) -> Job:
@@ -86,15 +106,7 @@ def client_api(queue: Queue, workers: Workers, api_key: str | None) -> APIRouter
     @api.get("/health")
     async def health() -> dict[str, Any]:
         """Count jobs and workers by state."""
-        states = [job.status for job in queue.jobs.values()]
-        jobs = {
-            "completed": queue.counts["COMPLETED"],
-            "failed": queue.counts["FAILED"] + queue.counts["TIMED_OUT"],
-            "inProgress": states.count("IN_PROGRESS"),
-            "inQueue": states.count("IN_QUEUE"),
-            "retried": queue.counts["retried"],
-        }
-        return {"jobs": jobs, "workers": workers.states()}
+        return count(queue, workers)
 
     webhooks: set[asyncio.Task[None]] = set()
 

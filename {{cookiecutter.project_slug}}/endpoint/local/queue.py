@@ -93,6 +93,8 @@ class Queue:
         self.jobs: dict[str, Job] = {}
         self.counts: Counter[str] = Counter()
         self.on_final: Callable[[Job], None] = lambda _: None
+        self.watchers: list[Callable[..., None]] = []
+        """Called with each job that changes, and with the chunk if it is one that came."""
         self._waiting: deque[Job] = deque()
         self._arrived = Signal()
         self._stops: dict[str, list[str]] = {}
@@ -141,7 +143,7 @@ class Queue:
         for job in jobs:
             job.status, job.worker, job.taken = "IN_PROGRESS", worker, time.monotonic()
             self._next(job, job.policy("executionTimeout", 600_000), self._time_out)
-            job.changed.notify()
+            self._tell(job)
         return jobs
 
     async def stops(self, worker: str, seconds: float) -> list[str]:
@@ -152,13 +154,13 @@ class Queue:
     def stream(self, job: Job, chunk: Any) -> None:
         """Keep a chunk until a caller fetches it."""
         job.chunks.append(chunk)
-        job.changed.notify()
+        self._tell(job, chunk)
 
     def done(self, job: Job, body: dict[str, Any]) -> None:
         """Take a worker's answer: a progress update, the output, or an error."""
         job.outcome = {key: body[key] for key in ("output", "error") if key in body}
         if body.get("status") == "IN_PROGRESS":
-            job.changed.notify()
+            self._tell(job)
         else:
             self._end(job, "FAILED" if "error" in body else "COMPLETED")
 
@@ -197,7 +199,7 @@ class Queue:
             job.timer.cancel()
         (self._waiting.appendleft if first else self._waiting.append)(job)
         self._arrived.notify()
-        job.changed.notify()
+        self._tell(job)
 
     def _end(self, job: Job, status: str) -> None:
         if job in self._waiting:
@@ -205,8 +207,13 @@ class Queue:
         job.status, job.ended = status, time.monotonic()
         self.counts[status] += 1
         self._next(job, KEPT_FOR[job.operation], self._forget)
-        job.changed.notify()
+        self._tell(job)
         self.on_final(job)
+
+    def _tell(self, job: Job, *chunk: Any) -> None:
+        job.changed.notify()
+        for watcher in self.watchers:
+            watcher(job, *chunk)
 
     def _time_out(self, job: Job) -> None:
         job.outcome = {"error": "executionTimeout exceeded"}

@@ -1,4 +1,4 @@
-"""The local endpoint: queue, client API, worker protocol and workers on one port."""
+"""The local endpoint: queue, client API, worker protocol, page and workers on one port."""
 
 import asyncio
 import socket
@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from endpoint.local.body import Answer
 from endpoint.local.client_api import client_api
+from endpoint.local.form import Form
 from endpoint.local.launch import Command, Image
+from endpoint.local.page import page_api
 from endpoint.local.queue import Queue
 from endpoint.local.worker_api import worker_api
 from endpoint.local.workers import Worker, Workers
@@ -52,6 +54,7 @@ class LocalEndpoint:
         self.queue = Queue()
         launch = command if isinstance(command, Image) else Command(command or [sys.executable, "-u", "handler.py"])
         self.workers = Workers(self.queue, launch, workers, cwd, env or {}, log)
+        self._form = Form(cwd if isinstance(command, Image) or not command else None, env or {})
         self._port = port
         self._api_key = api_key
         self._distance = distance
@@ -60,6 +63,11 @@ class LocalEndpoint:
     def base_url(self) -> str:
         """What ``RUNPOD_ENDPOINT_BASE_URL`` should be for the SDK's clients; the endpoint's id is ``local``."""
         return f"http://127.0.0.1:{self._port}/v2"
+
+    @property
+    def page_url(self) -> str:
+        """Where a browser sees the queue, the workers and the results."""
+        return f"http://127.0.0.1:{self._port}/"
 
     @property
     def url(self) -> str:
@@ -113,6 +121,9 @@ class LocalEndpoint:
         app = FastAPI(title="Local endpoint", default_response_class=Answer)
         app.include_router(client_api(self.queue, self.workers, self._api_key), prefix="/v2/local")
         app.include_router(worker_api(self.queue, self.workers), prefix="/v2/local")
+        app.include_router(
+            page_api(self.queue, self.workers, self._form, self._api_key, lambda: self._server.should_exit)
+        )
 
         @app.exception_handler(HTTPException)
         async def refuse(_: Request, error: HTTPException) -> Answer:

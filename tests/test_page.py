@@ -1,0 +1,327 @@
+"""The local endpoint's page in a real browser: Chromium without a window, driven by its own ChromeDriver."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.conftest import Bake
+from tests.test_baked import make
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER) and "REQUIRE_BROWSER" not in os.environ,
+    reason="there is no Chromium with its chromedriver here (with REQUIRE_BROWSER=1 this is a failure)",
+)
+
+TASK = '''
+from pathlib import Path
+from typing import Any, Literal
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Box(BaseModel):
+    left: int = 0
+
+
+class Input(BaseModel):
+    """Does what its items say."""
+
+    model_config = ConfigDict(extra="forbid")
+    items: list[str] = Field(description="What to do.")
+    mood: Literal["kind", "cruel"] = "kind"
+    width: int = Field(256, ge=1)
+    loud: bool = False
+    crop: Box | None = None
+    note: str = "none"
+
+
+def load() -> None:
+    pass
+
+
+def process(item: str, job: Input) -> Any:
+    if item.startswith("read "):
+        return Path(item.removeprefix("read ")).read_text()
+    if item == "fail":
+        raise ValueError("as it was told")
+    return {"item": item, **job.model_dump(exclude={"items"})}
+'''
+HOSTILE = """<img src=x onerror="document.title='taken'"><script>document.title='taken'</script>"""
+IDLE = ["--", sys.executable, "-c", "import signal; signal.pause()"]
+
+
+class Page:
+    """The page at ``url``, as a person meets it."""
+
+    def __init__(self, driver: webdriver.Chrome, url: str) -> None:
+        self.driver = driver
+        self.url = url
+        driver.get(url)
+
+    def one(self, selector: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def texts(self, selector: str) -> list[str]:
+        return [element.text for element in self.driver.find_elements(By.CSS_SELECTOR, selector)]
+
+    def field(self, label: str) -> WebElement:
+        """Return the control with this label."""
+        named = self.driver.find_element(By.XPATH, f"//label[.='{label}']").get_attribute("for")
+        return self.driver.find_element(By.ID, str(named))
+
+    def write(self, label: str, text: str) -> None:
+        self.field(label).clear()
+        self.field(label).send_keys(text)
+
+    @contextmanager
+    def new_job(self) -> Iterator[None]:
+        """Wait for a job that is submitted within, which the page shows first."""
+        known = self.texts(".id")
+        yield
+        self.until(lambda: not set(self.texts(".id")[:1]) <= set(known))
+
+    def run(self) -> None:
+        with self.new_job():
+            self.one("#run").click()
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        unready = (NoSuchElementException, StaleElementReferenceException)
+        WebDriverWait(self.driver, 60, 0.1, unready).until(lambda _: condition())
+
+    def until_live(self) -> None:
+        self.until(lambda: self.one("#connection").text == "Live" and self.one("#run").is_enabled())
+
+    def until_status(self, status: str) -> None:
+        """Wait until the latest job has this status."""
+        self.until(lambda: self.one("#jobs .word").text == status)
+
+
+@contextmanager
+def served(project: Path, *arguments: str, **env: str) -> Iterator[str]:
+    """Serve the project as a person would; yield the page's address, as it is printed."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}
+    with subprocess.Popen(
+        [".venv/bin/python", "-m", "endpoint.local", "--port", "0", *arguments],
+        cwd=project,
+        env={**bare, **env},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as endpoint:
+        assert endpoint.stdout is not None
+        address = next(line.split()[1] for line in endpoint.stdout if line.startswith("Page"))
+        log = threading.Thread(target=endpoint.stdout.read)  # the workers must not wait for a reader
+        log.start()
+        try:
+            yield address
+        finally:
+            endpoint.terminate()
+            log.join()
+
+
+@pytest.fixture(scope="module")
+def project(bake: Bake) -> Path:
+    folder = bake()
+    (folder / "task.py").write_text(TASK)
+    (folder / "test_input.json").write_text(json.dumps({"input": {"items": ["one", "two"], "width": 9}}))
+    make(folder, ".venv/bin/.ready")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(project: Path) -> Iterator[str]:
+    with served(project) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    assert BROWSER, "Install Chromium."
+    assert DRIVER, "Install Chromium's chromedriver."
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    options.add_argument("--headless=new")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.add_argument("--disable-dev-shm-usage")
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # Chromium has no sandbox for root
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def page(driver: webdriver.Chrome, url: str) -> Iterator[Page]:
+    """Open the page; whatever the test did, nothing went wrong in it, and it asked nobody but its endpoint."""
+    driver.get_log("browser")  # type: ignore[no-untyped-call]  # what went before
+    opened = Page(driver, url)
+    opened.until_live()
+    yield opened
+    assert driver.get_log("browser") == []  # type: ignore[no-untyped-call]
+    asked = driver.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert all(address.startswith((url, "data:")) for address in asked)
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[Path]:
+    """Keeps an item busy until the test writes to it, or is over."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    yield path
+    os.close(os.open(path, os.O_RDWR))
+
+
+def test_a_job_from_the_form_shows_each_result_as_it_comes(page: Page, fifo: Path) -> None:
+    page.write("items", f"{HOSTILE}\nfail\nread {fifo}\nlast")
+    page.run()
+    page.until(lambda: len(page.texts(".results li")) == 2)
+    assert page.one("#jobs .word").text == "in progress"
+    assert page.one("#jobs .tally").text == "2 of 4 results"
+    page.until(lambda: page.one("[data-count='workers.running']").text == "1")
+    fifo.write_text("what was read")
+    page.until_status("completed")
+    assert page.texts(".outcome") == ["✓ ok", "✕ failed", "✓ ok", "✓ ok"]
+    assert page.texts(".index") == ["0", "1", "2", "3"]
+    shown = page.texts(".text")
+    assert json.loads(shown[0])["item"] == HOSTILE
+    assert shown[1:3] == ["ValueError: as it was told", "what was read"]
+    assert page.one("#jobs .failures").text == "1 failed"
+    assert page.driver.title == "Local endpoint"
+    assert page.texts("img") == []
+    page.until(lambda: page.one("[data-count='jobs.completed']").text != "0")
+
+
+def test_the_form_has_a_field_for_each_part_of_the_input(page: Page) -> None:
+    assert page.one("#about").text == "Does what its items say."
+    assert page.field("items").get_property("value") == "one\ntwo"
+    assert page.field("width").get_property("value") == "9"
+    assert page.field("width").get_attribute("min") == "1"
+    assert page.field("note").get_attribute("placeholder") == 'default: "none"'
+    assert [option.text for option in Select(page.field("mood")).options] == ['default: "kind"', "kind", "cruel"]
+    described = page.one(f"#{page.field('items').get_attribute('aria-describedby')}")
+    assert described.text == "What to do. One per line. Required."
+    page.write("items", "only")
+    Select(page.field("mood")).select_by_visible_text("cruel")
+    Select(page.field("loud")).select_by_visible_text("true")
+    page.write("crop", '{"left": 3}')
+    with page.new_job():
+        page.field("crop").send_keys(Keys.CONTROL, Keys.ENTER)
+    page.until_status("completed")
+    expected = {"item": "only", "mood": "cruel", "width": 9, "loud": True, "crop": {"left": 3}, "note": "none"}
+    assert json.loads(page.one(".text").text) == expected
+
+
+def test_the_input_can_be_written_as_json_and_back(page: Page) -> None:
+    page.one("#edit-json").click()
+    assert json.loads(str(page.field("input, as JSON").get_property("value"))) == {"items": ["one", "two"], "width": 9}
+    page.write("input, as JSON", '{"items": [')
+    page.one("#run").click()
+    page.until(lambda: "JSON" in page.one("#refusal").text)
+    page.write("input, as JSON", '{"items": ["one\\nwith two lines"], "mood": "odd"}')
+    page.one("#edit-json").click()
+    assert json.loads(str(page.field("items").get_property("value"))) == ["one\nwith two lines"]
+    assert page.field("mood").get_property("value") == "odd"
+    page.one("#edit-json").click()
+    page.write("input, as JSON", '{"items": ["one"], "unknown": 1}')
+    page.one("#edit-json").click()
+    assert page.one("#refusal").text == "The form has no field for some of this."
+    page.run()
+    page.until_status("failed")
+    assert "there is no field unknown" in page.one("#jobs .error").text
+
+
+def test_a_field_that_is_no_json_is_named(page: Page) -> None:
+    page.write("crop", "{left")
+    page.one("#run").click()
+    page.until(lambda: page.one("#refusal").text.startswith("crop is not JSON"))
+
+
+def test_a_running_job_can_be_cancelled(page: Page, fifo: Path) -> None:
+    page.write("items", f"read {fifo}")
+    page.run()
+    page.until_status("in progress")
+    page.one(".cancel").click()
+    page.until_status("cancelled")
+    assert not page.one(".cancel").is_displayed()
+
+
+def test_a_long_job_leaves_the_page_quick(page: Page) -> None:
+    items = "\n".join(f"{number}: {'x' * 500}" for number in range(10_000))
+    page.driver.execute_script("arguments[0].value = arguments[1]", page.field("items"), items)
+    page.run()
+    page.until_status("completed")
+    assert page.one("#jobs .tally").text == "10,000 results"
+    assert len(page.driver.find_elements(By.CSS_SELECTOR, "#jobs > :first-child li")) == 100
+    assert page.one("#jobs .earlier").text.startswith("9,900 earlier results")
+
+
+def test_jobs_of_other_callers_and_jobs_from_before_are_shown(page: Page) -> None:
+    job = {"input": {"items": ["from elsewhere"]}}
+    with page.new_job():
+        answer = httpx.post(f"{page.url}v2/local/run", json=job, headers={"Authorization": "Bearer any"}).json()
+    page.until_status("completed")
+    page.driver.refresh()
+    page.until(lambda: page.one("#jobs .id").text == answer["id"])
+    assert "from elsewhere" in page.one(".text").text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_telephone_in_both_schemes(page: Page, scheme: str) -> None:
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    page.write("items", "word" * 200)
+    page.run()
+    page.until_status("completed")
+    assert page.driver.execute_script("return document.documentElement.scrollWidth") == 360
+    ground = page.driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (int(ground.removeprefix("rgb(").split(",")[0]) < 128) == (scheme == "dark")
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_an_endpoint_with_a_key_asks_for_it(project: Path, driver: webdriver.Chrome) -> None:
+    with served(project, *IDLE, RUNPOD_API_KEY="right") as address:
+        page = Page(driver, address)
+        page.until(lambda: page.one("#key").is_displayed())
+        assert "right" not in driver.page_source
+        page.write("API key", "wrong")
+        page.field("API key").send_keys(Keys.ENTER)
+        page.until(lambda: page.one("#key-refused").text == "The endpoint does not take this key.")
+        page.write("API key", "right")
+        page.field("API key").send_keys(Keys.ENTER)
+        page.until_live()
+        assert page.one("#about").text.endswith("Write the input as JSON.")
+        page.write("input, as JSON", "12345678901234567890")
+        page.run()
+        page.until_status("in queue")
+
+
+def test_the_page_says_when_the_endpoint_is_gone_and_comes_back_with_it(
+    project: Path, driver: webdriver.Chrome
+) -> None:
+    with served(project, *IDLE) as address:
+        page = Page(driver, address)
+        page.until_live()
+    page.until(lambda: page.one("#connection").text.startswith("No answer"))
+    with served(project, "--port", address.rstrip("/").rpartition(":")[2], *IDLE):
+        page.until_live()

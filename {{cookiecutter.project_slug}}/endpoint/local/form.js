@@ -1,0 +1,94 @@
+// The form for a job's input: a control for each field that task.Input's JSON schema names.
+
+const isText = (value) => typeof value === "string";
+const isLine = (value) => isText(value) && value !== "" && !/[\r\n]/.test(value);
+const element = (tag, properties) => Object.assign(document.createElement(tag), properties);
+const rows = (text) => Math.min(12, text.split("\n").length + 2);
+const area = (value) => element("textarea", { value, rows: rows(value), spellcheck: false });
+
+function options(schema) {
+  if (schema.type === "boolean") return [true, false];
+  return schema.enum ?? ("const" in schema ? [schema.const] : undefined);
+}
+
+// The kinds of control; the first that suits a field's schema and its value (undefined: none yet) is taken.
+const KINDS = [
+  {
+    suits: (schema, value) => (value === undefined ? options(schema) : options(schema)?.includes(value)),
+    make: (schema, value, blank) => {
+      const select = element("select");
+      select.add(new Option(blank, ""));
+      for (const option of options(schema)) select.add(new Option(option, JSON.stringify(option)));
+      select.value = JSON.stringify(value) ?? "";
+      return select;
+    },
+    read: JSON.parse,
+  },
+  {
+    suits: ({ type }, value = 0) => (type === "integer" || type === "number") && typeof value === "number",
+    make: ({ type, minimum = "", maximum = "" }, value = "") =>
+      element("input", { type: "number", min: minimum, max: maximum, step: type === "integer" ? 1 : "any", value }),
+    read: Number,
+  },
+  {
+    suits: ({ type }, value = "line") => type === "string" && isLine(value),
+    make: (_, value = "") => element("input", { type: "text", value }),
+    read: (text) => text,
+  },
+  {
+    hint: "One per line.",
+    suits: ({ type, items }, value = []) =>
+      type === "array" && items?.type === "string" && !options(items) && Array.isArray(value) && value.every(isLine),
+    make: (_, value = []) => area(value.join("\n")),
+    read: (text) => text.split("\n").filter((line) => line !== ""),
+  },
+  {
+    hint: "As JSON.",
+    suits: () => true,
+    make: (_, value) => area(JSON.stringify(value, null, 2) ?? ""),
+    read: JSON.parse,
+  },
+];
+
+let fields = []; // those shown
+
+/** Whether there is a field for everything in `input`. */
+export function holds(schema, input) {
+  const names = Object.keys(schema?.properties ?? {});
+  return names.length > 0 && input instanceof Object && Object.keys(input).every((name) => names.includes(name));
+}
+
+/** Fill `place` with the fields of `schema`, and the fields with `input`. */
+export function show(place, schema, input) {
+  fields = Object.entries(schema.properties).map(([name, property], number) => {
+    const value = Object.hasOwn(input, name) ? input[name] : undefined;
+    const kind = KINDS.find(({ suits }) => suits(property, value));
+    const required = (schema.required ?? []).includes(name);
+    const blank = "default" in property ? `default: ${JSON.stringify(property.default)}` : "not sent";
+    const placeholder = required ? "" : blank;
+    const control = kind.make(property, value, placeholder);
+    Object.assign(control, { id: `field-${number}`, required, placeholder });
+    control.setAttribute("aria-describedby", `hint-${number}`);
+    const said = [property.description, kind.hint, required && "Required."].filter(isText).join(" ");
+    const row = element("div");
+    row.append(
+      element("label", { htmlFor: control.id, textContent: name }),
+      element("p", { id: `hint-${number}`, className: "hint", textContent: said }),
+      control,
+    );
+    return { name, kind, control, row };
+  });
+  place.replaceChildren(...fields.map(({ row }) => row));
+}
+
+/** The input in the fields; a blank one is left out, so that the worker's default applies. Throws if one is no JSON. */
+export function read() {
+  const filled = fields.filter(({ control }) => control.value.trim() !== "");
+  return Object.fromEntries(filled.map(({ name, kind, control }) => {
+    try {
+      return [name, kind.read(control.value)];
+    } catch (error) {
+      throw new Error(`${name} is not JSON: ${error.message}`);
+    }
+  }));
+}

@@ -1,0 +1,258 @@
+// The page: the feed's news as counts and cards, and the form that submits a job. Whatever comes in is only ever text.
+
+import * as form from "./form.js";
+
+const STATUS = {
+  IN_QUEUE: ["○", "in queue"],
+  IN_PROGRESS: ["◐", "in progress"],
+  COMPLETED: ["✓", "completed"],
+  FAILED: ["✕", "failed"],
+  TIMED_OUT: ["✕", "timed out"],
+  CANCELLED: ["–", "cancelled"],
+};
+const OPEN = 3; // cards that are open unless a person closes them: the latest
+
+const cards = new Map(); // by job id, the one that has been still for longest first
+let limits; // of what is shown
+let submitted; // the id of the job that this page submitted last
+let schema; // of the input; undefined where it can only be written as JSON
+
+const $ = (selector, within = document) => within.querySelector(selector);
+const number = (count) => count.toLocaleString("en");
+const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+const copy = (template) => $(template).content.firstElementChild.cloneNode(true);
+
+function put(element, text) {
+  element.textContent = text;
+  element.hidden = !text;
+}
+
+function duration(milliseconds) {
+  if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
+  if (milliseconds < 60_000) return `${(milliseconds / 1000).toFixed(2)} s`;
+  return `${Math.floor(milliseconds / 60_000)} min ${Math.floor((milliseconds % 60_000) / 1000)} s`;
+}
+
+function call(path, options) {
+  const key = sessionStorage.getItem("key") ?? "page"; // any will do where the endpoint was given none
+  return fetch(path, { ...options, cache: "no-store", headers: { Authorization: `Bearer ${key}` } });
+}
+
+async function follow() {
+  for (;;) {
+    try {
+      const answer = await call("feed");
+      if (answer.status === 401) return askForKey();
+      await read(answer.body.pipeThrough(new TextDecoderStream()).getReader());
+    } catch {
+      connection("lost", "No answer: start the endpoint again, and this page connects by itself");
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
+async function read(feed) {
+  cards.clear();
+  $("#jobs").replaceChildren();
+  for (let rest = ""; ; ) {
+    const { value, done } = await feed.read();
+    if (done) return;
+    connection("live", "Live");
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const news of lines.map((line) => JSON.parse(line))) (news.id ? tell : count)(news);
+  }
+}
+
+function connection(state, text) {
+  document.body.dataset.connection = state;
+  if ($("#connection").textContent !== text) $("#connection").textContent = text;
+}
+
+function askForKey() {
+  connection("locked", "Waiting for the API key");
+  put($("#key-refused"), sessionStorage.getItem("key") === null ? "" : "The endpoint does not take this key.");
+  $("#key").hidden = false;
+  $("#api-key").focus();
+}
+
+function count(news) {
+  limits = news.shown;
+  for (const shown of document.querySelectorAll("[data-count]")) {
+    const [group, name] = shown.dataset.count.split(".");
+    shown.textContent = number(news[group][name]);
+    shown.dataset.zero = news[group][name] === 0;
+  }
+  for (const entry of cards.values()) if (!entry.news.final) drawClock(entry);
+}
+
+function tell(news) {
+  const entry = cards.get(news.id) ?? { card: addCard(news.id) };
+  if (news.final && entry.news?.final === false) announce(news);
+  cards.delete(news.id);
+  cards.set(news.id, entry);
+  if (cards.size > limits.jobs) {
+    const [id, { card }] = cards.entries().next().value;
+    cards.delete(id);
+    card.remove();
+    put($("#bounds"), `The latest ${counted(limits.jobs, "job")} to change are shown.`);
+  }
+  entry.news = news;
+  entry.queued = performance.now() - news.age;
+  draw(entry);
+}
+
+function announce({ id, status, count, failed }) {
+  const results = failed ? `${counted(count, "result")}, ${number(failed)} failed` : counted(count, "result");
+  $("#announcement").textContent = `Job ${id}: ${STATUS[status][1]}, ${results}.`;
+}
+
+function addCard(id) {
+  const card = copy("#job-card");
+  $(".id", card).textContent = id;
+  $("summary", card).addEventListener("click", () => (card.dataset.touched = true));
+  $(".cancel", card).addEventListener("click", () => {
+    call(`v2/local/cancel/${id}`, { method: "POST" }).catch(() => {}); // the connection's line says what is wrong
+    $("summary", card).focus();
+  });
+  $("#jobs").prepend(card);
+  for (const [place, other] of [...$("#jobs").children].entries()) {
+    if (!other.dataset.touched) other.open = place < OPEN;
+  }
+  if (id === submitted) card.scrollIntoView({ block: "nearest" });
+  return card;
+}
+
+function draw(entry) {
+  const { card, news } = entry;
+  const [icon, word] = STATUS[news.status];
+  card.dataset.status = news.status;
+  $(".icon", card).textContent = icon;
+  $(".word", card).textContent = word;
+  put($(".tally", card), tally(news));
+  put($(".failures", card), news.failed ? `${number(news.failed)} failed` : "");
+  put($(".facts", card), facts(news));
+  put($(".progress", card), news.progress);
+  put($(".error", card), news.error);
+  $(".cancel", card).hidden = news.final;
+  const bar = $("progress", card);
+  Object.assign(bar, { hidden: news.status !== "IN_PROGRESS" || !news.items, max: news.items || 1, value: news.count });
+  drawResults(card, news);
+  drawClock(entry);
+}
+
+function tally({ status, items, count }) {
+  if (status === "IN_QUEUE") return items === null ? "" : counted(items, "item");
+  if (status === "IN_PROGRESS" && items) return `${number(count)} of ${counted(items, "result")}`;
+  return counted(count, "result");
+}
+
+function facts({ status, workerId, delayTime, retries }) {
+  const taken = status !== "IN_QUEUE" && workerId && `${workerId}, after ${duration(delayTime)} in the queue`;
+  const lost = retries && `given back to the queue ${counted(retries, "time")}: its worker ended`;
+  return [taken, lost].filter(Boolean).join(" · ");
+}
+
+function drawClock({ card, news, queued }) {
+  const since = performance.now() - queued - (news.status === "IN_PROGRESS" ? news.delayTime : 0);
+  put($(".clock", card), news.final ? duration(news.executionTime ?? 0) : `${Math.floor(since / 1000)} s`);
+}
+
+function drawResults(card, { fresh, results, count }) {
+  const list = $(".results", card);
+  const followed = list.scrollTop + list.clientHeight > list.scrollHeight - 10;
+  if (fresh) list.replaceChildren();
+  list.append(...results.map(drawResult));
+  while (list.children.length > limits.results) list.firstElementChild.remove();
+  list.hidden = !list.children.length;
+  const earlier = count - list.children.length;
+  put($(".earlier", card), earlier > 0 ? `${counted(earlier, "earlier result")} not shown: /status has them.` : "");
+  if (followed) list.scrollTop = list.scrollHeight;
+}
+
+function drawResult({ index, after, success, text }) {
+  const item = copy("#result");
+  item.dataset.success = success;
+  $(".index", item).textContent = index;
+  $(".outcome", item).textContent = { true: "✓ ok", false: "✕ failed" }[success] ?? "";
+  $(".text", item).textContent = text;
+  $(".after", item).textContent = after === null ? "" : `+${duration(1000 * after)}`;
+  return item;
+}
+
+async function load() {
+  const found = await call("form").then((answer) => answer.json()).catch((error) => ({ why: error.message }));
+  const { example = {}, why = "The form has no field for some of test_input.json." } = found;
+  schema = found.schema;
+  const shown = form.holds(schema, example);
+  if (shown) form.show($("#fields"), schema, example);
+  put($("#about"), shown ? schema.description : `${why} Write the input as JSON.`);
+  $("#json").value = JSON.stringify(example, null, 2);
+  $("#toggle").hidden = !schema;
+  edit(!shown);
+  $("#run").disabled = false;
+}
+
+function edit(asJson) {
+  $("#edit-json").checked = asJson;
+  $("#as-json").hidden = $("#as-json").disabled = !asJson; // disabled: what is not seen is not required
+  $("#fields").hidden = $("#fields").disabled = asJson;
+}
+
+// What the person has filled in, as JSON; as it is written there, since JavaScript would round large numbers.
+function input(asJson) {
+  if (!asJson) return JSON.stringify(form.read(), null, 2);
+  JSON.parse($("#json").value);
+  return $("#json").value;
+}
+
+function toggle() {
+  const asJson = $("#edit-json").checked;
+  $("#edit-json").checked = !asJson; // until it is known that it can be
+  const written = input(!asJson);
+  if (asJson) $("#json").value = written;
+  else if (form.holds(schema, JSON.parse(written))) form.show($("#fields"), schema, JSON.parse(written));
+  else throw new Error("The form has no field for some of this.");
+  edit(asJson);
+}
+
+async function submit() {
+  const body = `{"input": ${input($("#edit-json").checked)}}`;
+  $("#run").disabled = true;
+  const answer = await call("v2/local/run", { method: "POST", body })
+    .then((answer) => answer.json())
+    .catch(() => ({ error: "The endpoint does not answer: the job is not submitted." }))
+    .finally(() => ($("#run").disabled = false));
+  if (answer.error) throw new Error(answer.error);
+  submitted = answer.id;
+  cards.get(submitted)?.card.scrollIntoView({ block: "nearest" });
+}
+
+function on(type, element, act) {
+  element.addEventListener(type, async (event) => {
+    if (type === "submit") event.preventDefault();
+    put($("#refusal"), "");
+    try {
+      await act(event);
+    } catch (error) {
+      put($("#refusal"), error.message);
+    }
+  });
+}
+
+function start() {
+  $("#key").hidden = true;
+  follow();
+  load();
+}
+
+on("submit", $("#job"), submit);
+on("change", $("#edit-json"), toggle);
+on("submit", $("#key"), () => {
+  sessionStorage.setItem("key", $("#api-key").value);
+  start();
+});
+$("#job").addEventListener("keydown", ({ key, ctrlKey, metaKey }) => {
+  if (key === "Enter" && (ctrlKey || metaKey)) $("#job").requestSubmit($("#run"));
+});
+start();

@@ -21,15 +21,17 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.conftest import Bake
-from tests.test_baked import make
+from tests.conftest import Bake, make, required
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER) and "REQUIRE_BROWSER" not in os.environ,
-    reason="there is no Chromium with its chromedriver here (with REQUIRE_BROWSER=1 this is a failure)",
-)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def browser() -> None:
+    if not (BROWSER and DRIVER):
+        required("The local endpoint's page is not tested: install Chromium and its chromedriver.")
+
 
 TASK = '''
 from pathlib import Path

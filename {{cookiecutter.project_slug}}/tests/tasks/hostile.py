@@ -128,6 +128,10 @@ def act(item: Any) -> Any:
             with Path(file).open("a") as trace:
                 trace.write(".")
             return None
+        case {"log": file, "item": value}:
+            with Path(file).open("a") as log:
+                log.write(f"{value}\n")
+            return value
         case "meet":
             return _four.wait(timeout=10) >= 0
         case str() if item in FINE:

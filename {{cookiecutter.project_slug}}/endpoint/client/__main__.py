@@ -1,0 +1,179 @@
+"""``python -m endpoint.client``: call an endpoint from the command line."""
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import stamina.instrumentation
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from endpoint.client.api import CallFailed
+from endpoint.client.client import Client, Job, item_count
+from endpoint.client.envelopes import Envelope, encode, parse
+from endpoint.client.map import map_file
+
+SUCCESS, SOME_FAILED, CALL_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+
+Show = Callable[[int, int | None], None]
+
+
+def main() -> None:
+    """Do what the command line says.
+
+    Exit status 0: all items succeeded; 1: some failed; 2: the job or the call failed, with a sentence that says why;
+    130 and 141, as a shell would say it: interrupted, and whoever read the results has left.
+    """
+    arguments = _parser().parse_args()
+    stamina.instrumentation.set_on_retry_hooks(())  # by default, every retry is written to standard error
+    status = CALL_FAILED
+    try:
+        status = asyncio.run(_map(arguments) if arguments.command == "map" else _call(arguments))
+    except CallFailed as error:
+        print(error, *getattr(error, "__notes__", ()), file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        status = PIPE_CLOSED
+    except OSError as error:
+        print(f"{error.filename or 'Could not write'}: {error.strerror}.", file=sys.stderr)
+    except KeyboardInterrupt:
+        going_on = " Start again, and it goes on." if arguments.command == "map" else ""
+        print(f"Interrupted: what was in flight has been cancelled.{going_on}", file=sys.stderr)
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+async def _call(arguments: argparse.Namespace) -> int:
+    """Run one job and print its envelopes: of ``stream`` each as it arrives, of the others all or none."""
+    job = _read_job(arguments.file)
+    streaming = arguments.command == "stream"
+    kept: list[Envelope] = []
+    done = failed = 0
+    async with Client(arguments.endpoint) as client:
+        with _progress(sys.stderr.isatty() and not (streaming and sys.stdout.isatty())) as show:
+            show(0, item_count(job))
+            async with aclosing(_envelopes(client, job, arguments.command)) as envelopes:
+                async for envelope in envelopes:
+                    done += 1
+                    failed += not envelope["success"]
+                    if streaming:
+                        _print(envelope)
+                    else:
+                        kept.append(envelope)
+                    show(done, item_count(job))
+    for envelope in kept:
+        _print(envelope)
+    return SOME_FAILED if failed else SUCCESS
+
+
+async def _envelopes(client: Client, job: Job, command: str) -> AsyncGenerator[Envelope, None]:
+    if command == "runsync":
+        for envelope in await client.runsync(job):
+            yield envelope
+        return
+    async with aclosing(client.stream(job)) as envelopes:
+        async for envelope in envelopes:
+            yield envelope
+
+
+async def _map(arguments: argparse.Namespace) -> int:
+    job = _read_job(arguments.job) if arguments.job else {"input": {}}
+    async with Client(arguments.endpoint) as client:
+        with _opened(arguments.items) as items, _progress(sys.stderr.isatty()) as show:
+            summary = await map_file(
+                client,
+                items,
+                Path(arguments.out),
+                job=job,
+                shard=arguments.shard,
+                in_flight=arguments.in_flight,
+                progress=show,
+            )
+    print(
+        f"{summary.items} items, {summary.failed} failed, {summary.jobs} jobs, {summary.seconds:.1f} s: {arguments.out}"
+    )
+    return SOME_FAILED if summary.failed else SUCCESS
+
+
+def _print(envelope: Envelope) -> None:
+    sys.stdout.buffer.write(encode(envelope) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[Show]:
+    """Show a bar on standard error that the yielded function moves: to so many items done, of so many."""
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), "items", TimeElapsedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not shown, redirect_stdout=False, redirect_stderr=False) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, items: bar.update(task, completed=done, total=items)
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[BinaryIO]:
+    """Open a file, or standard input in one that can be read twice."""
+    if name != "-":
+        with Path(name).open("rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.seek(0)
+        yield copy
+
+
+def _read_job(name: str) -> Job:
+    content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    try:
+        job = parse(content)
+    except ValueError as error:
+        raise CallFailed(f"The job in {name} is not JSON: {error}.") from None
+    if not isinstance(job, dict) or "input" not in job:
+        raise CallFailed(f'The job in {name} should be an object with an input: {{"input": {{"items": […]}}}}.')
+    return job
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m endpoint.client",
+        description="Call an endpoint: RUNPOD_ENDPOINT_ID with RUNPOD_API_KEY, at RUNPOD_ENDPOINT_BASE_URL.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in (
+        ("run", "run one job with /run and print its envelopes once it has ended"),
+        ("runsync", "run one job with /runsync and print its envelopes"),
+        ("stream", "run one job with /run and print each envelope as it is ready"),
+    ):
+        command = commands.add_parser(name, help=what, description=what)
+        command.add_argument("file", metavar="FILE.json", help='a job, {"input": {"items": […]}}; -: standard input')
+    what = "put a long list through many jobs; stopped anywhere, the same command goes on"
+    command = commands.add_parser("map", help=what, description=what)
+    command.add_argument("items", metavar="ITEMS.jsonl", help="one item a line, any JSON value; -: standard input")
+    command.add_argument("--out", required=True, metavar="RESULTS.jsonl", help="one envelope a line, in input order")
+    command.add_argument("--job", metavar="FILE.json", help="a job for everything but the items: options, policy")
+    command.add_argument("--shard", type=_count(10_000), default=200, help="items per job at most (default: 200)")
+    command.add_argument("--in-flight", type=_count(100), default=8, help="jobs to wait for at once (default: 8)")
+    for command in commands.choices.values():
+        command.add_argument("--endpoint", metavar="ID", help="the endpoint's id (default: RUNPOD_ENDPOINT_ID)")
+    return parser
+
+
+def _count(most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {most}")
+        return int(text)
+
+    return read
+
+
+if __name__ == "__main__":
+    main()

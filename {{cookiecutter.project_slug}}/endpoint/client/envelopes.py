@@ -1,0 +1,87 @@
+"""The worker's envelopes as they arrive: JSON to the letter, and one for each item, or they are not used."""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, NoReturn, NotRequired, TypedDict, TypeGuard
+
+
+class Failure(TypedDict):
+    """Why an item has no result."""
+
+    type: str
+    message: str
+
+
+class Envelope(TypedDict):
+    """One item's outcome: a ``result`` if ``success``, else a ``failure``; ``index`` is its place in the list."""
+
+    index: int
+    success: bool
+    result: NotRequired[Any]
+    result_url: NotRequired[str]
+    failure: NotRequired[Failure]
+
+
+def failure(index: int, kind: str, message: str) -> Envelope:
+    """Return the envelope of an item that has no result."""
+    return {"index": index, "success": False, "failure": {"type": kind, "message": message}}
+
+
+def flatten(chunks: list[Any]) -> Iterator[Any]:
+    """Yield what the chunks hold: a chunk is an envelope, or with ``CHUNK_SIZE`` over 1 a list of them."""
+    for chunk in chunks:
+        if isinstance(chunk, list):
+            yield from chunk
+        else:
+            yield chunk
+
+
+def is_envelope(value: Any) -> TypeGuard[Envelope]:
+    """Whether ``value`` is what this project's worker makes of an item."""
+    match value:
+        case {"index": int(index), "success": True, **outcome}:
+            stored = isinstance(outcome.get("result_url"), str)
+            return index >= 0 and type(index) is int and stored != ("result" in outcome)
+        case {"index": int(index), "success": False, "failure": {"type": str(), "message": str()}}:
+            return index >= 0 and type(index) is int
+    return False
+
+
+def aggregate(output: Any, items: int | None) -> list[Envelope]:
+    """Return a job's output as one list; raise ``ValueError`` unless it has an envelope for each item, in order.
+
+    ``items`` is how many the job had, None if that is not known.
+    """
+    envelopes = list(flatten(output if isinstance(output, list) else [output]))
+    if not all(is_envelope(envelope) for envelope in envelopes):
+        raise ValueError("it returned something other than this worker's envelopes")
+    if [envelope["index"] for envelope in envelopes] != list(range(len(envelopes) if items is None else items)):
+        raise ValueError("it did not return one envelope for each item")
+    return envelopes
+
+
+def parse(content: bytes) -> Any:
+    """Return the JSON value in UTF-8 ``content``; raise ``ValueError`` with a reason if it is none."""
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def encode(value: Any) -> bytes:
+    """Return ``value`` as UTF-8 JSON, lone surrogates escaped; raise ``ValueError`` or ``TypeError`` if it has none."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False).encode("ascii")
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is out of range")
+    return number

@@ -1,0 +1,54 @@
+"""How a long list is cut into jobs: by items and by bytes."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from endpoint.client.api import CallFailed
+from endpoint.client.client import Job
+from endpoint.client.envelopes import encode
+
+MAX_BODY = 10_000_000
+"""Bytes of a request to ``/run`` (Runpod docs, serverless/endpoints/operation-reference)."""
+
+
+class Frame:
+    """A job without its items, which go in as they stand in their file; ``room`` is how many bytes of them fit.
+
+    Raises ``CallFailed`` if ``job`` is no request, or leaves no room.
+    """
+
+    def __init__(self, job: Job) -> None:
+        options = job.get("input")
+        if not isinstance(options, Mapping):
+            raise CallFailed('The job should be an object with an input: {"input": {…}}.')
+        around = _members({key: value for key, value in job.items() if key != "input"})
+        beside = _members({key: value for key, value in options.items() if key != "items"})
+        self._head = b"{" + around + b'"input": {' + beside + b'"items": ['
+        self._tail = b"]}}"
+        self.room = MAX_BODY - len(self._head) - len(self._tail)
+        if self.room < 1:
+            raise CallFailed(f"The job leaves no room for items: a request has at most {MAX_BODY} bytes.")
+
+    def body(self, items: Sequence[bytes]) -> bytes:
+        """Return the request with ``items``, which are JSON."""
+        return self._head + b",".join(items) + self._tail
+
+
+def cut(indices: Iterable[int], size: Callable[[int], int], most: Callable[[], int], room: int) -> Iterator[list[int]]:
+    """Yield ``indices`` in lists of at most ``most()``, asked anew for each, whose items fit into ``room`` bytes.
+
+    ``size(index)`` is an item's bytes, at most ``room``; the commas between the items count.
+    """
+    shard: list[int] = []
+    used = 0
+    for index in indices:
+        if shard and (len(shard) >= most() or used + size(index) > room):
+            yield shard
+            shard, used = [], 0
+        shard.append(index)
+        used += size(index) + len(",")
+    if shard:
+        yield shard
+
+
+def _members(fields: Mapping[str, object]) -> bytes:
+    return encode(fields)[1:-1] + b", " if fields else b""

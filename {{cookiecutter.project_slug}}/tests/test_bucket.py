@@ -9,6 +9,7 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests.calling import client
 from tests.conftest import Serve
 from worker.bucket import Access, Bucket
 
@@ -28,8 +29,8 @@ def store() -> Iterator[dict[str, str]]:
         "BUCKET_SECRET_ACCESS_KEY": SECRET,
         "BUCKET_NAME": "results",
     }
-    client(settings).create_bucket(Bucket="results")
-    client(settings).create_bucket(Bucket="of-the-job")
+    s3(settings).create_bucket(Bucket="results")
+    s3(settings).create_bucket(Bucket="of-the-job")
     yield settings
     server.stop()
 
@@ -39,7 +40,7 @@ def dead_store(free_port: int, store: dict[str, str]) -> dict[str, str]:
     return {**store, "BUCKET_ENDPOINT_URL": f"http://127.0.0.1:{free_port}"}
 
 
-def client(settings: dict[str, str]) -> Any:
+def s3(settings: dict[str, str]) -> Any:
     return boto3.client(
         "s3",
         endpoint_url=settings["BUCKET_ENDPOINT_URL"],
@@ -56,7 +57,7 @@ def at(url: str, name: str) -> Bucket:
 
 
 def keys(settings: dict[str, str], bucket: str) -> set[str]:
-    found = client(settings).list_objects_v2(Bucket=bucket).get("Contents", [])
+    found = s3(settings).list_objects_v2(Bucket=bucket).get("Contents", [])
     return {each["Key"] for each in found}
 
 
@@ -80,18 +81,22 @@ def s3_config(settings: dict[str, str], bucket: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("task", "chunk"), [("hostile", 1), ("hostile_async", 64), ("hostile_batch", 1)])
-def test_24_mb_of_results_are_readable_each_and_the_body_is_within_the_limit(
+def test_24_mb_of_results_are_given_to_the_client_and_the_body_is_within_the_limit(
     serve: Serve, store: dict[str, str], task: str, chunk: int
 ) -> None:
     caller = serve(task, CHUNK_SIZE=str(chunk), BATCH_SIZE="8", **store)
-    job_id = caller.run([{"bytes": 400_000}] * 60)
+    items = [{"bytes": 400_000}] * 60
+    called = client(caller.endpoint.base_url, "runsync", "-", given=json.dumps({"input": {"items": items}}).encode())
+    assert called.returncode == 0
+    assert [envelope["result"] for envelope in map(json.loads, called.stdout.splitlines())] == ["x" * 400_000] * 60
+
+    job_id = caller.run(items)
     streamed = list(caller.stream(job_id))
     state = caller.status(job_id)
     assert state["output"] == streamed
     assert len(json.dumps({"output": state["output"]}, ensure_ascii=False).encode()) <= 10_000_000
     envelopes = state["output"] if chunk == 1 else [envelope for each in state["output"] for envelope in each]
     assert [envelope["index"] for envelope in envelopes] == list(range(60))
-    assert all(read(envelope) == "x" * 400_000 for envelope in envelopes)
     stored = {f"{job_id}/{envelope['index']}.json" for envelope in envelopes if "result_url" in envelope}
     assert 30 < len(stored) < 60
     assert stored <= keys(store, "results")

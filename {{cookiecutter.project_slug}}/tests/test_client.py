@@ -176,14 +176,6 @@ def test_a_result_too_large_to_be_streamed_comes_from_the_aggregate(echo: Caller
     assert given == envelopes_of([0, "x" * 1_500_000, 2])
 
 
-@pytest.mark.parametrize("operation", ["run", "runsync"])
-def test_every_one_of_24_mb_of_results_in_a_bucket_is_fetched(storing: str, operation: str) -> None:
-    names = "abcdefghijklmnopqrstuvwx"
-    finished = client(storing, operation, "-", given=job_of(*names))
-    assert finished.returncode == 0
-    assert lines(finished.stdout) == envelopes_of([name * 1_000_000 for name in names])
-
-
 def test_a_result_that_the_bucket_does_not_give_is_its_items_failure(storing: str) -> None:
     finished = client(storing, "run", "-", given=job_of("moved", "gone"))
     assert finished.returncode == 1

@@ -4,7 +4,7 @@ LOCK := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --generate-hashes --
 WORKER := build/my-worker
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint table bench image lock clean
+.PHONY: help demo test lint table bench image scale lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ bench: $(WORKER)  ## Measure the documented handlers and this worker; write the 
 image: $(WORKER)  ## Build the image; write into the README what is in it and how soon it starts
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
 	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/image.py $(WORKER)
+
+scale: $(WORKER)  ## Measure map over 1 to 8 workers; write the table and the chart of the baked README
+	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
+	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/scale.py $(WORKER)
 
 clean:  ## Remove what these commands made
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache

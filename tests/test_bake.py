@@ -21,8 +21,8 @@ requirements.txt task.py test_input.json
 .github/dependabot.yml
 .github/workflows/ci.yml .github/workflows/release.yml
 .runpod/hub.json .runpod/tests.json
-endpoint/__init__.py endpoint/demo.py endpoint/deploy.py endpoint/deploy_options.py endpoint/project.py
-endpoint/rest.py
+endpoint/__init__.py endpoint/demo.py endpoint/deploy.py endpoint/deploy_options.py endpoint/plan.py
+endpoint/project.py endpoint/rest.py endpoint/scale.svg
 endpoint/client/__init__.py endpoint/client/__main__.py endpoint/client/api.py endpoint/client/client.py
 endpoint/client/envelopes.py endpoint/client/items.py endpoint/client/journal.py endpoint/client/map.py
 endpoint/client/shards.py
@@ -32,8 +32,8 @@ endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/
 endpoint/local/server.py endpoint/local/worker_api.py endpoint/local/workers.py
 tests/__init__.py tests/calling.py tests/conftest.py tests/rest_api.py tests/test_bucket.py tests/test_client.py
 tests/test_cold_start.py tests/test_deploy.py tests/test_local_endpoint.py tests/test_local_mode.py tests/test_map.py
-tests/test_overflow.py tests/test_page.py tests/test_production.py tests/test_result.py tests/test_settings.py
-tests/test_stream.py tests/test_task.py
+tests/test_overflow.py tests/test_page.py tests/test_plan.py tests/test_production.py tests/test_result.py
+tests/test_settings.py tests/test_stream.py tests/test_task.py
 tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py
 tests/tasks/unloadable.py
 worker/__init__.py worker/before_sdk.py worker/bucket.py worker/calls.py worker/job.py worker/log.py worker/mode.py

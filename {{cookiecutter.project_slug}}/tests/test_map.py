@@ -65,6 +65,23 @@ def envelopes_of(items: list[Any]) -> list[Any]:
     return [{"index": index, "success": True, "result": item} for index, item in enumerate(items)]
 
 
+def test_a_list_is_spread_over_all_workers(serve: Serve, out: Path) -> None:
+    caller = serve("hostile", workers=4)
+    pipes = [out.with_name(f"pipe-{number}") for number in range(4)]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    items = write_items(out.parent, [{"read": str(pipe)} for pipe in pipes])
+    with ThreadPoolExecutor() as pool:
+        summary = pool.submit(mapped, caller.endpoint.base_url, items, out, shard=1, in_flight=4)
+        while caller.get("/health").json()["jobs"]["inProgress"] < 4:
+            assert not summary.done()
+        for pipe in pipes:
+            pipe.write_text(pipe.name)
+        assert summary.result().jobs == 4
+    assert read(out) == envelopes_of([pipe.name for pipe in pipes])
+    assert {job.worker for job in caller.endpoint.queue.jobs.values()} == {f"worker-{n}" for n in range(1, 5)}
+
+
 def now_and_then(dice: random.Random) -> Meddle:
     """A gateway's page in place of the answer, before the endpoint has heard of the call or after."""
 

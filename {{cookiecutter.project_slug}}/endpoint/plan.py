@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 SHARDS = (50, 100, 200, 500, 1_000, 2_000, 5_000)
 WORKERS = (1, 2, 4, 8, 16, 32)
@@ -107,7 +108,7 @@ class Simulation:
             worker, _ = self._idle.popitem()
             _, items = self._queue.popleft()
             rounds = math.ceil(items / self._plan.at_once)
-            self._later(self._plan.between_jobs + rounds * self._plan.seconds, lambda worker=worker: self._done(worker))
+            self._later(self._plan.between_jobs + rounds * self._plan.seconds, partial(self._done, worker))
 
     def _done(self, worker: int) -> None:
         self._end = self._now

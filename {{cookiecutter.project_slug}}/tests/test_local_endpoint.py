@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,36 @@ def test_any_worker_runs_under_the_command(tmp_path: Path) -> None:
     assert answer.json()["output"] == [1, 2]
     assert "secret" not in printed
     assert served.returncode == 0
+
+
+def test_a_caller_who_waits_is_answered_when_the_endpoint_stops() -> None:
+    command = [sys.executable, "-m", "endpoint.local", "--port", "0", "--", *IDLE]
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True) as served,
+        ThreadPoolExecutor() as pool,
+    ):
+        assert served.stdout is not None
+        assert served.stderr is not None
+        url = served.stdout.readline().split()[1]
+        headers = {"Authorization": "Bearer any"}
+        waiting = pool.submit(httpx.post, f"{url}/runsync", json={"input": {}}, headers=headers, timeout=30)
+        while httpx.get(f"{url}/health", headers=headers).json()["jobs"]["inQueue"] == 0:
+            assert not waiting.done()
+        served.send_signal(signal.SIGINT)
+        assert waiting.result().json()["status"] == "IN_QUEUE"
+        assert served.stderr.read() == ""
+    assert served.returncode == 0
+
+
+def test_an_image_without_docker_is_a_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "endpoint.local", "--port", "0", "--image", "any"]
+    finished = subprocess.run(
+        command, cwd=PROJECT, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, timeout=30
+    )
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("The endpoint cannot start: No such file or directory: docker.")
+    assert finished.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import signal
@@ -59,7 +60,8 @@ class Page:
 def open_page(endpoint: LocalEndpoint) -> Iterator[Page]:
     headers = {"Authorization": "Bearer any"}
     with httpx.stream("GET", f"{endpoint.page_url}feed", headers=headers, timeout=60) as answer:
-        yield Page(answer.raise_for_status().iter_lines())
+        lines = answer.raise_for_status().iter_lines()
+        yield Page(itertools.chain([next(lines)], lines))  # from the first line on, it is told everything
 
 
 def chunk(caller: Caller, job_id: str, output: Any) -> None:

@@ -24,6 +24,12 @@ class Signal:
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
+        self._ended = False
+
+    def end(self) -> None:
+        """Keep nobody waiting, from now on."""
+        self._ended = True
+        self.notify()
 
     def notify(self) -> None:
         """Have all waiters look again."""
@@ -31,10 +37,10 @@ class Signal:
         self._changed = asyncio.Event()
 
     async def wait(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Return once ``condition()`` holds or ``seconds`` have passed."""
+        """Return once ``condition()`` holds, ``seconds`` have passed, or there is nothing more to wait for."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not condition():
+                while not (condition() or self._ended):
                     await self._changed.wait()
 
 
@@ -167,6 +173,11 @@ class Queue:
     def held_by(self, worker: str) -> list[Job]:
         """Return the jobs that ``worker`` has taken and not answered."""
         return [job for job in self.jobs.values() if job.worker == worker and job.status == "IN_PROGRESS"]
+
+    def close(self) -> None:
+        """Answer all who wait for something: the endpoint is about to stop."""
+        for signal in (self._arrived, self._stopping, *(job.changed for job in self.jobs.values())):
+            signal.end()
 
     def retire(self, worker: str) -> None:
         """Hand ``worker`` no more jobs, and answer its polls at once, so that it can exit."""

@@ -114,6 +114,7 @@ class LocalEndpoint:
             asyncio.run_coroutine_threadsafe(self.workers.stop(), self._loop).result()
         finally:  # a second interrupt, too, ends here: with every worker gone
             asyncio.run_coroutine_threadsafe(self.workers.kill(), self._loop).result()
+            self._loop.call_soon_threadsafe(self.queue.close)
             self._server.should_exit = True
             self._thread.join()
 

@@ -322,6 +322,18 @@ def test_a_caller_who_waits_is_answered_when_the_endpoint_stops() -> None:
     assert served.returncode == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_a_killed_endpoint_leaves_no_worker_behind() -> None:
+    worker = [sys.executable, "-c", "import signal; print('worker', flush=True); signal.pause()"]
+    command = [sys.executable, "-m", "endpoint.local", "--port", "0", "--", *worker]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as served:
+        assert served.stdout is not None
+        while served.stdout.readline() != "worker\n":
+            pass
+        served.kill()
+        served.communicate(timeout=30)  # until whoever could write there is gone
+
+
 def test_an_image_without_docker_is_a_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "endpoint.local", "--port", "0", "--image", "any"]
     finished = subprocess.run(

@@ -1,8 +1,10 @@
 """The workers: started in their production mode, watched, replaced when they die."""
 
 import asyncio
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -13,6 +15,9 @@ from typing import IO
 from endpoint.local.launch import Command, Image
 from endpoint.local.queue import Queue
 
+_libc = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
 GRACE = 20.0
 """Seconds that a worker has for its jobs after SIGTERM."""
 
@@ -77,6 +82,7 @@ class Workers:
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,  # so that what the worker starts, the SDK's ping process first, ends with it
+            preexec_fn=_end_with_the_endpoint if sys.platform == "linux" else None,
         )
         self.running.append(worker := Worker(worker_id, process))
         if self._stopped:  # while the process was being started
@@ -161,6 +167,11 @@ def protocol(url: str, worker_id: str) -> dict[str, str]:
         "RUNPOD_LOG_LEVEL": os.environ.get("RUNPOD_LOG_LEVEL", "INFO"),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _end_with_the_endpoint() -> None:
+    """Have SIGTERM sent to this process when its parent dies: the SDK asks a dead endpoint again without a pause."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _kill(worker: Worker) -> None:

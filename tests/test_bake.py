@@ -16,7 +16,7 @@ from cookiecutter.exceptions import FailedHookException
 from tests.conftest import QUESTIONS, STARTING_POINTS, Bake
 
 TREE = """
-.dockerignore .env.example .gitignore Dockerfile Makefile README.md handler.py pyproject.toml
+.dockerignore .env.example .gitignore Dockerfile Makefile README.md SECURITY.md handler.py pyproject.toml
 requirements-dev.txt requirements.txt task.py test_input.json
 .github/dependabot.yml
 .github/workflows/ci.yml .github/workflows/release.yml
@@ -29,7 +29,7 @@ endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/
 endpoint/local/server.py endpoint/local/worker_api.py endpoint/local/workers.py
 tests/__init__.py tests/conftest.py tests/rest_api.py tests/sdk.py tests/test_bucket.py tests/test_cold_start.py
 tests/test_deploy.py tests/test_local_endpoint.py tests/test_local_mode.py tests/test_overflow.py tests/test_page.py
-tests/test_production.py tests/test_result.py tests/test_settings.py tests/test_stream.py
+tests/test_production.py tests/test_result.py tests/test_security.py tests/test_settings.py tests/test_stream.py
 tests/test_task.py
 tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py
 tests/tasks/unloadable.py

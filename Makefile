@@ -2,18 +2,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make lock" --upgrade
 WORKER := build/my-worker
+DOCKERFILE := {{cookiecutter.project_slug}}/Dockerfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint table bench image scale lock clean
+.PHONY: help demo test test-sdk lint table bench image scale lock clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(WORKER)  ## Bake a worker and run its main job: local test, then production with a stream
 	@$(MAKE) --no-print-directory -C $(WORKER) demo
 
 test: $(BIN)/.ready lint  ## Lint, then every bake, every suite, every image (if Docker runs), and the README's table
 	$(BIN)/python -m pytest
+
+# Not as $(MAKE), which --dry-run would follow into a worker that is not baked.
+test-sdk: $(WORKER)  ## Bake a worker and run its tests with the oldest to the newest SDK; SDK="1.12.0 2.0.0rc2" names others
+	@cd $(WORKER) && make test-sdk
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .
@@ -24,7 +29,7 @@ table: $(WORKER)  ## Write the table of documented patterns into the README
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
 	@cd $(WORKER) && PYTHONPATH=. .venv/bin/python $(CURDIR)/benchmarks/patterns.py $(CHECK)
 
-lock: $(BIN)/.ready  ## Refresh every lock file from its pyproject.toml
+lock: $(BIN)/.ready  ## Refresh every lock file from its pyproject.toml, and the uv that builds the image
 	$(LOCK) pyproject.toml --group dev --output-file requirements-dev.txt
 	for point in sync async batch; do \
 		$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir build/$$point starting_point=$$point && \
@@ -34,6 +39,8 @@ lock: $(BIN)/.ready  ## Refresh every lock file from its pyproject.toml
 		cp requirements.txt requirements-dev.txt "$(CURDIR)/{{cookiecutter.project_slug}}/starting_points/$$point/" && \
 		cd "$(CURDIR)" || exit 1; \
 	done
+	@version=$$(sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements-dev.txt) && \
+		sed "s/uv==[0-9.]*/uv==$$version/" "$(DOCKERFILE)" > build/Dockerfile && cp build/Dockerfile "$(DOCKERFILE)"
 
 bench: $(WORKER)  ## Measure the documented handlers and this worker; write the README's table and chart
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready

@@ -16,8 +16,8 @@ from cookiecutter.exceptions import FailedHookException
 from tests.conftest import QUESTIONS, STARTING_POINTS, Bake
 
 TREE = """
-.dockerignore .env.example .gitignore Dockerfile Makefile README.md handler.py pyproject.toml requirements-dev.txt
-requirements.txt task.py test_input.json
+.dockerignore .env.example .gitignore Dockerfile Makefile README.md SECURITY.md handler.py pyproject.toml
+requirements-dev.txt requirements.txt task.py test_input.json
 .github/dependabot.yml
 .github/workflows/ci.yml .github/workflows/release.yml
 .runpod/hub.json .runpod/tests.json
@@ -30,10 +30,11 @@ endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/body.py end
 endpoint/local/feed.py endpoint/local/form.js endpoint/local/form.py endpoint/local/launch.py endpoint/local/page.css
 endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/local/queue.py
 endpoint/local/server.py endpoint/local/worker_api.py endpoint/local/workers.py
-tests/__init__.py tests/calling.py tests/conftest.py tests/rest_api.py tests/test_bucket.py tests/test_client.py
-tests/test_cold_start.py tests/test_deploy.py tests/test_local_endpoint.py tests/test_local_mode.py tests/test_map.py
-tests/test_overflow.py tests/test_page.py tests/test_plan.py tests/test_production.py tests/test_result.py
-tests/test_settings.py tests/test_stream.py tests/test_task.py
+tests/__init__.py tests/calling.py tests/conftest.py tests/rest_api.py tests/sdk.py tests/test_bucket.py
+tests/test_client.py tests/test_cold_start.py tests/test_deploy.py tests/test_local_endpoint.py
+tests/test_local_mode.py tests/test_map.py tests/test_overflow.py tests/test_page.py tests/test_plan.py
+tests/test_production.py tests/test_result.py tests/test_security.py tests/test_settings.py tests/test_stream.py
+tests/test_task.py
 tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py
 tests/tasks/unloadable.py
 worker/__init__.py worker/before_sdk.py worker/bucket.py worker/calls.py worker/job.py worker/log.py worker/mode.py

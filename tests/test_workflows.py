@@ -79,10 +79,45 @@ def test_lint_reads_the_dockerfile(bake: Bake, capfd: pytest.CaptureFixture[str]
 
 
 def test_the_gate_waits_for_every_job_and_every_starting_point(template: Path) -> None:
-    [workflow] = workflows(template)
+    workflow = template / ".github" / "workflows" / "ci.yml"
     *others, gate = jobs(workflow)
     assert (gate, jobs(workflow)[gate]["needs"]) == ("gate", others)
     assert jobs(workflow)["worker"]["strategy"]["matrix"]["starting_point"] == STARTING_POINTS
+
+
+@pytest.mark.parametrize("proposed", ["", "7"], ids=["none open", "one open"])
+def test_what_is_refreshed_becomes_one_pull_request_of_nothing_else(
+    template: Path, tmp_path: Path, proposed: str
+) -> None:
+    """The patch comes from where new packages ran: it may change the lock files and the Dockerfile's uv."""
+    git = ["git", "-c", "user.name=user", "-c", "user.email=user@localhost", "-C"]
+    origin, clone, said = tmp_path / "origin", tmp_path / "clone", tmp_path / "said"
+    subprocess.run(["git", "init", "--quiet", "--bare", origin], check=True)
+    subprocess.run(["git", "clone", "--quiet", origin, clone], check=True)
+    changed = ["requirements-dev.txt", "a/requirements.txt", "a/Dockerfile", "Makefile", "hooks/post.py"]
+    for name in changed:
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).write_text("older\n")
+    subprocess.run([*git, clone, "add", "--all"], check=True)
+    subprocess.run([*git, clone, "commit", "--quiet", "--message", "older"], check=True)
+    for name in changed:
+        (clone / name).write_text("newer\n")
+    patch = subprocess.check_output([*git, clone, "diff", "--binary"])
+    subprocess.run([*git, clone, "reset", "--quiet", "--hard"], check=True)
+    (tmp_path / "patch").write_bytes(patch)
+    gh = tmp_path / "gh"
+    gh.write_text(
+        f'#!/bin/sh\necho "$*" >> {said}\ncase "$1 $2" in\n'
+        f"'run download') cp {tmp_path}/patch weekly.patch ;;\n'pr list') echo {proposed} ;;\nesac\n"
+    )
+    gh.chmod(0o755)
+    [script] = [step["run"] for step in steps(template) if step.get("name", "").startswith("Propose")]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GITHUB_RUN_ID": "1", "GITHUB_REF_NAME": "main"}
+    subprocess.run(["bash", "-e", "-c", script], cwd=clone, env=environment, check=True)
+
+    pushed = subprocess.check_output([*git, origin, "show", "--name-only", "--format=", "weekly"], text=True)
+    assert sorted(pushed.split()) == ["a/Dockerfile", "a/requirements.txt", "requirements-dev.txt"]
+    assert ("pr create --base main --head weekly" in said.read_text()) is (proposed == "")
 
 
 def release(project: Path, step: str, tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,10 @@
 """What does not fit the response is stored, on a real S3 server, and only what could not be stored is lost."""
 
+import hashlib
+import hmac
 import json
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import boto3
@@ -141,6 +144,25 @@ def test_what_the_bucket_refuses_is_named_without_the_credentials(serve: Serve, 
     everything = json.dumps(state) + caller.log.read_text()
     assert SECRET not in everything
     assert KEY_ID not in everything
+
+
+def test_a_url_is_for_reading_one_result_and_holds_no_secret(serve: Serve, store: dict[str, str]) -> None:
+    """The signature is of GET, this path and these 7 days (AWS Signature Version 4), and holds for nothing else."""
+    state = serve("hostile", **store).runsync([{"bytes": 1_000_000}])
+    url = httpx.URL(state["output"][0]["result_url"])
+    assert url.path == f"/results/{state['id']}/0.json"
+    assert url.params["X-Amz-Expires"] == "604800"
+    assert SECRET not in str(url.params)
+    assert SECRET not in str(url)
+    key_id, _, scope = url.params["X-Amz-Credential"].partition("/")
+    assert key_id == KEY_ID
+    query = "&".join(sorted(part for part in url.query.decode().split("&") if not part.startswith("X-Amz-Signature=")))
+    request = f"GET\n{url.path}\n{query}\nhost:{url.netloc.decode()}\n\nhost\nUNSIGNED-PAYLOAD"
+    digest = hashlib.sha256(request.encode()).hexdigest()
+    signed = f"AWS4-HMAC-SHA256\n{url.params['X-Amz-Date']}\n{scope}\n{digest}"
+    keys = [*scope.split("/"), signed]
+    signature = reduce(lambda key, text: hmac.digest(key, text.encode(), "sha256"), keys, f"AWS4{SECRET}".encode())
+    assert url.params["X-Amz-Signature"] == signature.hex()
 
 
 def test_a_jobs_own_bucket_is_not_used(serve: Serve, store: dict[str, str]) -> None:

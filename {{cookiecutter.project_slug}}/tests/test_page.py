@@ -247,7 +247,8 @@ def test_a_job_whose_worker_died_begins_anew_on_the_page(serve: Serve, fifo: Pat
 
 
 def test_a_page_that_closes_leaves_nothing_behind(quiet: Caller) -> None:
-    with open_page(quiet.endpoint):
+    with open_page(quiet.endpoint) as page:  # named, for one that nobody holds closes at once
+        assert page.counts
         assert quiet.endpoint.queue.watchers
     for _ in range(1_000):
         if not quiet.endpoint.queue.watchers:

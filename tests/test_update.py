@@ -1,0 +1,122 @@
+"""``cruft update``: a project gets the template's newer machinery and keeps what is its user's."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import STARTING_POINTS
+
+WORKER = "{{cookiecutter.project_slug}}"
+YOURS = ["task.py", "tests/test_task.py", "test_input.json", "requirements.txt", "requirements-dev.txt"]
+
+
+@pytest.fixture(autouse=True)
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be somebody, with nothing of this machine's user in the way: settings of git, replays of cookiecutter."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "user")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "user@localhost")
+
+
+@pytest.fixture
+def upstream(template: Path, tmp_path: Path) -> Path:
+    """Commit the template to a repository of its own."""
+    folder = tmp_path / "upstream"
+    shutil.copytree(template, folder)
+    git(folder, "init", "--quiet")
+    commit(folder)
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.check_output(["git", *arguments], cwd=folder, text=True).strip()
+
+
+def commit(folder: Path) -> str:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "change")
+    return git(folder, "rev-parse", "HEAD")
+
+
+def cruft(*arguments: str | Path) -> None:
+    subprocess.run([sys.executable, "-m", "cruft", *arguments], check=True)
+
+
+def create(upstream: Path, tmp_path: Path, **answers: str) -> Path:
+    context = ("--extra-context", json.dumps(answers))
+    cruft("create", str(upstream), "--no-input", "--output-dir", str(tmp_path), *context)
+    project = tmp_path / "mine"
+    git(project, "init", "--quiet")
+    return project
+
+
+def write(folder: Path, names: list[str], text: str) -> None:
+    for name in names:
+        (folder / name).write_text(text)
+
+
+def change_upstream(upstream: Path) -> str:
+    """Commit a newer template: machinery changed, added and gone, a setting more, another sample and newer locks."""
+    worker = upstream / WORKER
+    (worker / "worker" / "log.py").write_text('"""Newer."""\n')
+    (worker / "worker" / "added.py").write_text('"""New."""\n')
+    (worker / "worker" / "threads.py").unlink()
+    makefile = (worker / "Makefile").read_text()
+    (worker / "Makefile").write_text(makefile.replace(".DEFAULT_GOAL := help", "NEWER := 1\n.DEFAULT_GOAL := help"))
+    for point in STARTING_POINTS:
+        write(worker / "starting_points" / point, YOURS, "newer\n")
+    return commit(upstream)
+
+
+@pytest.mark.parametrize(
+    ("starting_point", "committed"),
+    [("sync", True), ("async", True), ("batch", False)],
+    ids=["sync", "async", "batch, first committed once edited"],
+)
+def test_an_update_brings_the_machinery_and_keeps_what_is_yours(
+    upstream: Path, tmp_path: Path, starting_point: str, committed: bool
+) -> None:
+    answers = {"project_name": "Mine", "image": "ghcr.io/me/mine", "starting_point": starting_point}
+    project = create(upstream, tmp_path, **answers)
+    if committed:
+        commit(project)
+    write(project, YOURS, "mine\n")
+    write(project, ["model.py"], "mine too\n")
+    pyproject = (project / "pyproject.toml").read_text().replace('"boto3>=1.36",', '"boto3>=1.36",\n  "pillow>=11",')
+    (project / "pyproject.toml").write_text(pyproject)
+    commit(project)
+    newest = change_upstream(upstream)
+
+    cruft("update", "--skip-apply-ask", "--project-dir", str(project))
+
+    assert (project / "worker" / "log.py").read_text() == '"""Newer."""\n'
+    assert (project / "worker" / "added.py").read_text() == '"""New."""\n'
+    assert not (project / "worker" / "threads.py").exists()
+    makefile = (project / "Makefile").read_text()
+    assert "NEWER := 1\n" in makefile
+    assert makefile.startswith("IMAGE := ghcr.io/me/mine\n")
+    assert {(project / name).read_text() for name in YOURS} == {"mine\n"}
+    assert (project / "model.py").read_text() == "mine too\n"
+    assert (project / "pyproject.toml").read_text() == pyproject
+    assert json.loads((project / ".cruft.json").read_text())["commit"] == newest
+    assert not [*project.rglob("*.rej"), *project.rglob("*.orig")]
+    assert "U" not in {line[0] for line in git(project, "status", "--porcelain").splitlines()}
+    assert not (project / "starting_points").exists()
+
+
+def test_what_an_update_leaves_alone_is_there(upstream: Path, tmp_path: Path) -> None:
+    """A file that is renamed must be renamed in ``skip`` too, or an update would write over it."""
+    project = create(upstream, tmp_path, project_name="Mine")
+    skipped = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["cruft"]["skip"]
+    assert set(YOURS) < set(skipped)
+    assert [name for name in skipped if not (project / name).is_file()] == []

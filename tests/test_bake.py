@@ -30,13 +30,13 @@ endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/body.py end
 endpoint/local/feed.py endpoint/local/form.js endpoint/local/form.py endpoint/local/launch.py endpoint/local/page.css
 endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/local/queue.py
 endpoint/local/server.py endpoint/local/worker_api.py endpoint/local/workers.py
-tests/__init__.py tests/calling.py tests/conftest.py tests/rest_api.py tests/sdk.py tests/test_bucket.py
-tests/test_client.py tests/test_cold_start.py tests/test_deploy.py tests/test_local_endpoint.py
-tests/test_local_mode.py tests/test_map.py tests/test_overflow.py tests/test_page.py tests/test_plan.py
-tests/test_production.py tests/test_result.py tests/test_security.py tests/test_settings.py tests/test_stream.py
-tests/test_task.py
+tests/__init__.py tests/calling.py tests/conftest.py tests/faulty.py tests/rest_api.py tests/sdk.py
+tests/test_bucket.py tests/test_client.py tests/test_cold_start.py tests/test_deploy.py tests/test_faults.py
+tests/test_local_endpoint.py tests/test_local_mode.py tests/test_map.py tests/test_overflow.py tests/test_page.py
+tests/test_plan.py tests/test_production.py tests/test_properties.py tests/test_result.py tests/test_security.py
+tests/test_settings.py tests/test_stream.py tests/test_task.py
 tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py
-tests/tasks/unloadable.py
+tests/tasks/slow_to_load.py tests/tasks/unloadable.py
 worker/__init__.py worker/before_sdk.py worker/bucket.py worker/calls.py worker/job.py worker/log.py worker/mode.py
 worker/overflow.py worker/refusal.py worker/result.py worker/settings.py worker/stream.py worker/subtasks.py
 worker/threads.py

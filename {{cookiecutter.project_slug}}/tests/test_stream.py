@@ -9,8 +9,6 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from worker.overflow import Output
 from worker.result import Envelope
@@ -53,83 +51,6 @@ class Gauge:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self.inside -= 1
-
-
-kinds = st.sampled_from(["blocking", "async", "blocking batch", "async batch"])
-outcomes = st.sampled_from(["fine", "raises", "exits", "not json", "cancelled"])
-
-
-def task_of(kind: str, gauge: Gauge) -> Callable[..., Any]:
-    def act(item: tuple[int, str]) -> object:
-        number, outcome = item
-        match outcome:
-            case "raises":
-                raise StopIteration(number)
-            case "exits":
-                raise SystemExit(number)
-            case "cancelled":
-                raise asyncio.CancelledError
-            case "not json":
-                return object()
-        return number
-
-    def blocking(item: Any, job: object) -> object:
-        with gauge:
-            return act(item)
-
-    async def awaiting(item: Any, job: object) -> object:
-        with gauge:
-            await asyncio.sleep(0)
-            return act(item)
-
-    def blocking_batch(items: list[Any], job: object) -> list[object]:
-        with gauge:
-            return [act(item) for item in items]
-
-    async def awaiting_batch(items: list[Any], job: object) -> list[object]:
-        with gauge:
-            await asyncio.sleep(0)
-            return [act(item) for item in items]
-
-    return {
-        "blocking": blocking,
-        "async": awaiting,
-        "blocking batch": blocking_batch,
-        "async batch": awaiting_batch,
-    }[kind]
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    kind=kinds,
-    wanted=st.lists(outcomes, max_size=40),
-    concurrency=st.integers(1, 8),
-    lookahead=st.integers(1, 10),
-    batch=st.integers(1, 6),
-    chunk=st.integers(1, 6),
-)
-def test_one_envelope_per_item_in_order_whatever_the_items_do(
-    kind: str, wanted: list[str], concurrency: int, lookahead: int, batch: int, chunk: int
-) -> None:
-    gauge = Gauge()
-    stream = make(
-        task_of(kind, gauge),
-        batched="batch" in kind,
-        item_concurrency=concurrency,
-        lookahead=lookahead,
-        batch_size=batch,
-        chunk_size=chunk,
-    )
-    chunks = asyncio.run(collect(stream, list(enumerate(wanted))))
-    assert all(1 <= len(found) <= chunk for found in chunks)
-    found = [envelope.body for envelopes in chunks for envelope in envelopes]
-    assert [body["index"] for body in found] == list(range(len(wanted)))
-    assert [body["success"] for body in found] == [outcome == "fine" for outcome in wanted]
-    assert [body["result"] for body in found if body["success"]] == [
-        number for number, outcome in enumerate(wanted) if outcome == "fine"
-    ]
-    assert gauge.inside == 0
-    assert gauge.most <= concurrency
 
 
 @pytest.mark.parametrize("kind", ["blocking", "async"])

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import Any
 
 LOG_LEVELS = ("NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "ERROR")
 INTEGERS = ("RUNPOD_PING_INTERVAL", "RUNPOD_REALTIME_PORT", "RUNPOD_REALTIME_CONCURRENCY")
@@ -25,6 +26,21 @@ for name in INTEGERS:
     except ValueError:
         sys.exit(f"Check the environment: {name} should be a whole number.")
 
-# ``rp_logger.py`` prints job inputs and results as they are; a terminal that cannot must not fail the job.
-if isinstance(sys.stdout, io.TextIOWrapper):
-    sys.stdout.reconfigure(errors="backslashreplace")
+
+class Log(io.FileIO):
+    """A file that takes everything: what a full disk does not keep is dropped."""
+
+    def write(self, data: Any, /) -> int:
+        """Write ``data``, bytes; never raises."""
+        with suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
+# ``rp_logger.py`` prints job inputs and results as they are, and in ``rp_scale.py``'s loops: neither a terminal that
+# cannot show them nor a full disk must fail the job, or end the worker. Nor where a task prints.
+for name in ("stdout", "stderr"):
+    stream = getattr(sys, name)
+    if type(stream) is io.TextIOWrapper:  # and not what a test runner has put in its place
+        log = io.BufferedWriter(Log(stream.fileno(), "w", closefd=False))
+        setattr(sys, name, io.TextIOWrapper(log, stream.encoding, "backslashreplace", line_buffering=True))

@@ -124,6 +124,8 @@ def act(item: Any) -> Any:
             return "x" * size
         case {"read": fifo}:
             return Path(fifo).read_text()
+        case {"print": text}:
+            print(text)
         case {"touch": file}:
             with Path(file).open("a") as trace:
                 trace.write(".")

@@ -161,11 +161,12 @@ def main() -> None:
     if not (1 <= given.items <= 10**8 and given.at_once >= 1 and all(0 < each < 10**6 for each in times(given))):
         parser.error("items are from 1 to 100000000, --at-once is 1 or more, and seconds are more than 0")
     plan = Plan(shard=1, in_flight=1, workers=1, **vars(given))
-    print(f"{given.items:,} items of {given.seconds:g} s, {given.at_once} at once in a worker")
-    print("\nHours from first to last:")
-    print(table(plan, lambda outcome: duration(outcome.seconds)))
-    print("\nHours of workers paid for:")
-    print(table(plan, lambda outcome: duration(outcome.paid)))
+    print(
+        f"{given.items:,} items of {given.seconds:g} s, {given.at_once} at once in a worker",
+        "Hours from first to last:\n" + table(plan, lambda outcome: duration(outcome.seconds)),
+        "Hours of workers paid for:\n" + table(plan, lambda outcome: duration(outcome.paid)),
+        sep="\n\n",
+    )
 
 
 def times(given: argparse.Namespace) -> list[float]:

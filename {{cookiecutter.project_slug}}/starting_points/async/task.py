@@ -3,6 +3,7 @@
 Each item is sent to another HTTP service at ``UPSTREAM_URL``. Until that is set, a sample in this file answers.
 """
 
+import logging
 import os
 from typing import Any
 
@@ -29,6 +30,7 @@ class Input(BaseModel):
 def load() -> None:
     """Make the one client of the worker's life: it keeps its connections open from item to item."""
     global _client
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # the SDK shows INFO, which here is a line per request
     url = os.environ.get("UPSTREAM_URL")
     if not url:
         RunPodLogger().warn("UPSTREAM_URL is not set: the sample in task.py answers instead of a service.")

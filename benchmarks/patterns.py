@@ -79,10 +79,10 @@ def table(worker: Path) -> str:
 def main() -> None:
     """Write the table into the README; with ``--check``, exit 1 if that would change it."""
     text = table(Path.cwd())
-    before, after = readme.part("table", text)
-    if "--check" in sys.argv:
-        sys.exit(0 if after == before else "The table in README.md is out of date: run make table.")
-    readme.write("table", text)
+    if "--check" not in sys.argv:
+        readme.write("table", text)
+    elif readme.differs("table", text):
+        sys.exit("The table in README.md is out of date: run make table.")
 
 
 if __name__ == "__main__":

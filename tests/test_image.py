@@ -65,10 +65,10 @@ class Image:
     name: str
     options: tuple[str, ...] = ()
 
-    def run(self, *command: str, options: tuple[str, ...] = ()) -> str:
+    def run(self, *command: str) -> str:
         """Return what ``command`` says inside."""
         entry, *arguments = command
-        return docker("run", "--rm", "--entrypoint", entry, *self.options, *options, self.name, *arguments)
+        return docker("run", "--rm", "--entrypoint", entry, *self.options, self.name, *arguments)
 
     def inspect(self, what: str) -> Any:
         return json.loads(docker("image", "inspect", "--format", f"{{{{json {what}}}}}", self.name))

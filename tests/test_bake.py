@@ -37,9 +37,9 @@ tests/test_plan.py tests/test_production.py tests/test_properties.py tests/test_
 tests/test_settings.py tests/test_stream.py tests/test_task.py
 tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py
 tests/tasks/slow_to_load.py tests/tasks/unloadable.py
-worker/__init__.py worker/before_sdk.py worker/bucket.py worker/calls.py worker/job.py worker/log.py worker/mode.py
-worker/overflow.py worker/refusal.py worker/result.py worker/settings.py worker/stream.py worker/subtasks.py
-worker/threads.py
+worker/__init__.py worker/intake/before_sdk.py worker/outcome/bucket.py worker/calls/call.py worker/job.py worker/log.py worker/intake/mode.py
+worker/outcome/overflow.py worker/refusal.py worker/outcome/result.py worker/settings.py worker/calls/stream.py worker/calls/subtasks.py
+worker/calls/threads.py
 """.split()
 
 OF_THE_STARTING_POINT = """

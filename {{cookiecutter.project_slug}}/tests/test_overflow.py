@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.bucket import Access, Bucket
-from worker.overflow import Output
+from worker.outcome.bucket import Access, Bucket
+from worker.outcome.overflow import Output
 from worker.refusal import Refused
-from worker.result import failure, reference, success
+from worker.outcome.result import failure, reference, success
 
 
 @given(

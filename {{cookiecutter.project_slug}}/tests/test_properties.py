@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from tests.conftest import Caller, Serve
 from tests.tasks.hostile import FAULTY, FINE
 from tests.test_stream import Gauge, others_done
-from worker.overflow import Output
-from worker.result import Envelope
+from worker.outcome.overflow import Output
+from worker.outcome.result import Envelope
 from worker.settings import Settings
-from worker.stream import Stream
+from worker.calls.stream import Stream
 
 KINDS = ("blocking", "async", "blocking batch", "async batch")
 SIZES = (0, 10, 1_000, 600_000)

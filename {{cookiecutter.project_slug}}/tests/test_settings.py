@@ -6,7 +6,7 @@ import pytest
 
 import task
 from tests.conftest import PROJECT
-from worker.calls import Calls
+from worker.calls.call import Calls
 from worker.refusal import Refused
 from worker.settings import Settings, read_settings
 

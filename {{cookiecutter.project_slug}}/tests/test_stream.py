@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from worker.overflow import Output
-from worker.result import Envelope
+from worker.outcome.overflow import Output
+from worker.outcome.result import Envelope
 from worker.settings import Settings
-from worker.stream import Stream
+from worker.calls.stream import Stream
 
 
 def make(function: Callable[..., Any], *, batched: bool = False, **values: Any) -> Stream:

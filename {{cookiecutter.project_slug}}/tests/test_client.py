@@ -32,7 +32,7 @@ runpod.serverless.start({"handler": handler, "return_aggregate_stream": True})
 
 @pytest.fixture(scope="module")
 def echo(serve: Serve) -> Caller:
-    return serve("hostile", JOB_CONCURRENCY="16")
+    return serve("hostile")
 
 
 @pytest.fixture(scope="module")

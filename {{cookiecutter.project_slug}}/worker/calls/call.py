@@ -75,12 +75,13 @@ class Call:
         self._left.append(items)
         self._go_on()
 
-    def drop_the_dead(self) -> "asyncio.Task[None] | None":
-        """Give up if every item that is being tried belongs to a job that is over; return what is then to end."""
-        if self.given_up is None and not any(item.work.alive for item in self.items):
+    def drop(self, work: Work) -> "asyncio.Task[None] | None":
+        """Give up if nobody but ``work``, which is over, had items in what is being tried; return what is to end."""
+        if not any(item.work is work for item in self.items) or any(item.work.alive for item in self.items):
+            return None
+        if self.given_up is None:
             self._give_up()
-            return self._running
-        return None
+        return self._running
 
     def _go_on(self) -> None:
         while self._left:

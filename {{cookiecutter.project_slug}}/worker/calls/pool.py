@@ -19,6 +19,8 @@ from worker.settings import Settings
 
 PATIENCE = 60.0
 """Seconds for which a call that nobody waits for may hold on to its slot, where ``ITEM_TIMEOUT`` does not say."""
+CROWD_AT_MOST = 0.1
+"""Seconds that a call waits for callers to come back."""
 
 
 @dataclass(eq=False)
@@ -74,13 +76,19 @@ class Pool:
         self._works: set[Work] = set()
         self._groups: deque[Group] = deque()
         self._calls: dict[Call, float] = {}
-        self._last_ended = self._last_took = 0.0
+        self._crowd = 0
+        self._crowd_until = 0.0
         self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def making(self) -> int:
         """How many jobs have results still to be made."""
         return sum(work.unmade for work in self._works)
+
+    @property
+    def under_way(self) -> int:
+        """How many slots are in use."""
+        return len(self._calls)
 
     def room(self) -> int:
         """Return how many more items could start now or, of a batch, fill the call after those under way."""
@@ -108,7 +116,7 @@ class Pool:
         """Drop what ``work`` has waiting; give up its calls, and return those that are about to end."""
         work.alive = False
         self._works.discard(work)
-        ending = [call.drop_the_dead() for call in list(self._calls)]
+        ending = [call.drop(work) for call in list(self._calls)]
         self.start_calls()
         return [task for task in ending if task]
 
@@ -116,8 +124,9 @@ class Pool:
         """Start calls while there are slots, and items that need not wait for more."""
         passed = 0
         while len(self._calls) < self.concurrency and passed < len(self._groups):
-            group = self._groups.popleft()
+            group = self._groups[0]
             items = [] if self._held(group) else group.draw(self.most)
+            self._groups.popleft()
             if group.turns:
                 self._groups.append(group)
             passed = 0 if items else passed + 1
@@ -129,27 +138,35 @@ class Pool:
             self.on_room()
 
     def _held(self, group: Group) -> bool:
-        """Whether a call that is not full waits for more: for ``BATCH_WAIT``, or else for jobs that are on their way.
+        """Whether a call of a batch that is not full waits for more: for ``BATCH_WAIT``, or else for a crowd.
 
-        Where callers send one job after another, what the last call made brings the next jobs. A call that started
-        without them would leave two crowds to take turns at half a batch each. It waits for half a call at most, and
-        only while a job is being delivered or has just come.
+        Where callers send one small job after another, it is the last call's results that bring the next jobs. A call
+        that started without them would leave two crowds to take turns at half a batch each. So it waits until as many
+        jobs are there as the worker had in hand when that call ended, for as long as that call took at most.
         """
         if not self.task.batched or group.waiting >= self.most:
             return False
         until = group.since + self._batch_wait
-        if not self._batch_wait and self.in_hand() > self.making:
-            until = self._last_ended + self._last_took / 2
+        if not self._batch_wait and self._jobs_waiting < self._crowd:
+            until = self._crowd_until
         now = time.monotonic()
         if now >= until:
             return False
-        if not self._alarm or self._alarm.cancelled() or self._alarm.when() <= asyncio.get_running_loop().time():
-            self._alarm = asyncio.get_running_loop().call_later(until - now, self.start_calls)
+        loop = asyncio.get_running_loop()
+        if self._alarm is None or self._alarm.when() <= loop.time():
+            self._alarm = loop.call_later(until - now, self.start_calls)
         return True
 
+    @property
+    def _jobs_waiting(self) -> int:
+        return sum(len(group.turns) for group in self._groups)
+
     def _ended(self, call: Call) -> None:
-        self._last_ended = time.monotonic()
-        self._last_took = self._last_ended - self._calls.pop(call)
+        now = time.monotonic()
+        took = now - self._calls.pop(call)
+        in_calls = self.making - self._jobs_waiting
+        self._crowd = self.in_hand() - in_calls
+        self._crowd_until = now + min(took, CROWD_AT_MOST)
         self.start_calls()
 
     @property

@@ -16,7 +16,7 @@ import runpod
 import task
 from worker.intake import loop
 from worker.intake.mode import Mode, find_mode
-from worker.job import Chunk, Worker
+from worker.job import Worker, Yielded
 from worker.refusal import Refused
 from worker.settings import read_settings
 
@@ -29,14 +29,14 @@ def machinery() -> Worker:
     return worker
 
 
-async def handler(job: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
+async def handler(job: dict[str, Any]) -> AsyncGenerator[Yielded, None]:
     """Yield each result of ``job`` as it is ready, in input order. The SDK streams and collects them."""
     async with aclosing(machinery().run(job)) as chunks:
         async for chunk in chunks:
             yield chunk
 
 
-async def aggregate(job: dict[str, Any]) -> list[Chunk] | Chunk:
+async def aggregate(job: dict[str, Any]) -> list[Yielded] | Yielded:
     """Return what ``handler`` yields as the list that production would collect, or its ``{"error": …}``."""
     chunks = [chunk async for chunk in handler(job)]
     refused = len(chunks) == 1 and isinstance(chunks[0], dict) and "error" in chunks[0]
@@ -59,7 +59,8 @@ def main() -> None:
         if mode is Mode.PRODUCTION:
             die(refusal)
         sys.exit(1)
-    loop.install(ready)
+    if mode is Mode.PRODUCTION:
+        loop.install(ready)
     runpod.serverless.start(
         {
             "handler": handler if mode.iterates else aggregate,

@@ -5,6 +5,7 @@ import worker.intake.before_sdk  # noqa: F401  # isort: skip  # before the SDK
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,6 +53,13 @@ class Caller:
             yield from (chunk["output"] for chunk in state["stream"])
             if state["status"] not in ("IN_QUEUE", "IN_PROGRESS") and not state["stream"]:
                 return
+
+    def wait_for_log(self, job_id: str, words: str) -> None:
+        """Return once a worker has written ``words`` about a job."""
+        deadline = time.monotonic() + 20
+        while not any(job_id in line and words in line for line in self.log.read_text().splitlines()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def status(self, job_id: str) -> dict[str, Any]:
         state: dict[str, Any] = self.get(f"/status/{job_id}").raise_for_status().json()

@@ -23,13 +23,20 @@ async def passes(request: web.BaseRequest, forward: Forward) -> web.Response:
     return await forward()
 
 
-def answers(status: int, body: str = "", kind: str = "application/json", *, arrives: bool = False) -> Fault:
+def answers(
+    status: int,
+    body: str = "",
+    kind: str = "application/json",
+    *,
+    headers: dict[str, str] | None = None,
+    arrives: bool = False,
+) -> Fault:
     """Answer in the endpoint's place, which gets the request all the same if it ``arrives``."""
 
     async def answer(request: web.BaseRequest, forward: Forward) -> web.Response:
         if arrives:
             await forward()
-        return web.Response(status=status, text=body, content_type=kind)
+        return web.Response(status=status, text=body, content_type=kind, headers=headers)
 
     return answer
 
@@ -141,6 +148,7 @@ class Faulty:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         route = request.path.split("/")[3]
         self.seen[route] += 1
+        request = request.clone(client_max_size=0)  # and not the 1 MiB that aiohttp takes
         body = await request.read()
 
         async def forward() -> web.Response:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from endpoint.local import LocalEndpoint
 from tests.conftest import Caller, MakeWorker, Serve
-from tests.faulty import Fault, Faulty, Held, answers, cut_off, passes
+from tests.faulty import Fault, Faulty, Forward, Held, answers, cut_off, passes
 
 Behind = Callable[..., AbstractContextManager[Caller]]
 
@@ -64,21 +65,26 @@ def ended(caller: Caller, job_id: str) -> dict[str, Any]:
     return caller.status(job_id)
 
 
+def no(times: int, status: int = 500, **headers: str) -> list[Fault]:
+    return [answers(status, headers=headers)] * times
+
+
 class TestStream:
     @pytest.mark.parametrize(
         ("faults", "posts", "streamed"),
         [
-            ([answers(500)], 4, [0, 1, 2]),
+            (no(5), 8, [0, 1, 2]),
             ([answers(500, arrives=True)], 4, [0, 1, 1, 2]),
-            ([answers(500)] * 3, 5, [0, 2]),
-            ([answers(400)], 3, [0, 2]),
-            ([answers(429)], 3, [0, 2]),
-            ([cut_off()], 3, [0, 2]),
-            ([cut_off(arrives=True)], 3, [0, 1, 2]),
+            (no(2, 429, **{"Retry-After": "0"}), 5, [0, 1, 2]),
+            (no(1, 408) + no(1, 425) + no(1, 503, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}), 6, [0, 1, 2]),
+            ([cut_off()] * 3, 6, [0, 1, 2]),
+            ([cut_off(arrives=True)], 4, [0, 1, 1, 2]),
+            (no(1, 400), 3, [0, 2]),
+            (no(1, 413), 3, [0, 2]),
         ],
-        ids=["500 once", "500 but arrived", "500 always", "400", "429", "cut off", "cut off but arrived"],
+        ids=["500s", "500 but arrived", "429s", "others", "cut off", "cut off but arrived", "400", "413"],
     )
-    def test_a_chunk_that_is_not_taken_is_in_the_aggregate(
+    def test_a_chunk_is_sent_again_until_it_is_taken_or_refused_for_good(
         self, lockstep: Caller, faulty: Faulty, faults: list[Fault], posts: int, streamed: list[int]
     ) -> None:
         faulty.plan("job-stream", passes, *faults)
@@ -101,37 +107,32 @@ class TestStream:
         assert results(chunks) == [1, 2]
         assert results(lockstep.status(job_id)["output"]) == [0, 1, 2]
 
-    def test_an_endpoint_that_was_gone_misses_the_chunks_of_that_time_only(
-        self, lockstep: Caller, faulty: Faulty, tmp_path: Path
-    ) -> None:
-        """For however long: the SDK does not try again when it cannot connect."""
-        fifos = [tmp_path / "leave", tmp_path / "return"]
-        for fifo in fifos:
-            os.mkfifo(fifo)
-        job_id = lockstep.run([0, {"read": str(fifos[0])}, 2, {"read": str(fifos[1])}, 4])
+    def test_an_endpoint_that_was_gone_misses_nothing(self, lockstep: Caller, faulty: Faulty, fifo: Path) -> None:
+        job_id = lockstep.run([0, {"read": str(fifo)}, 2, 3])
         chunks = lockstep.stream(job_id)
         assert next(chunks)["result"] == 0
         faulty.go_away()
-        fifos[0].write_text("1")
-        with fifos[1].open("w") as begun:  # and so the chunks before it are posted
-            faulty.come_back()
-            begun.write("3")
-        assert results(chunks) == ["3", 4]
+        fifo.write_text("1")
+        lockstep.wait_for_log(job_id, "sent again for up to 300 s")
+        faulty.come_back()
+        assert results(chunks) == ["1", 2, 3]
         state = lockstep.status(job_id)
-        assert (state["status"], results(state["output"])) == ("COMPLETED", [0, "1", 2, "3", 4])
+        assert (state["status"], results(state["output"])) == ("COMPLETED", [0, "1", 2, 3])
+
 
 
 class TestDone:
     @pytest.mark.parametrize(
         ("faults", "posts"),
         [
-            ([answers(500)], 2),
+            (no(12), 13),
+            ([cut_off()] * 5, 6),
             ([answers(500, arrives=True)], 2),
-            ([cut_off(arrives=True)], 1),
+            ([cut_off(arrives=True)], 2),
         ],
-        ids=["500 once", "500 but arrived", "cut off but arrived"],
+        ids=["500s", "cut off", "500 but arrived", "cut off but arrived"],
     )
-    def test_a_result_that_arrives_is_the_jobs_whatever_is_answered(
+    def test_a_result_is_sent_again_until_it_is_taken(
         self, caller: Caller, faulty: Faulty, faults: list[Fault], posts: int
     ) -> None:
         faulty.plan("job-done", *faults)
@@ -142,28 +143,105 @@ class TestDone:
         assert results(caller.runsync([2])["output"]) == [2]
         assert faulty.seen["job-done"] == posts + 1
 
-
-class TestLostResult:
-    @pytest.mark.parametrize(
-        ("faults", "posts"),
-        [([answers(500)] * 3, 3), ([answers(400)], 1), ([cut_off()], 1)],
-        ids=["500 always", "400", "cut off"],
-    )
-    def test_what_never_arrives_was_in_the_stream(
-        self, caller: Caller, faulty: Faulty, faults: list[Fault], posts: int
-    ) -> None:
-        """The job stays in progress, and so will time out; the worker goes on to the next."""
-        faulty.plan("job-done", *faults)
+    def test_what_is_refused_for_good_is_said_once(self, caller: Caller, faulty: Faulty) -> None:
+        faulty.plan("job-done", *no(1, 404))
         job_id = caller.run([0, 1])
         chunks = caller.stream(job_id)
         assert results([next(chunks), next(chunks)]) == [0, 1]
         assert results(caller.runsync([2])["output"]) == [2]
-        assert faulty.seen["job-done"] == posts + 1
-        assert "Failed to return job results." in caller.log.read_text()
-        state = caller.status(job_id)
-        assert state["status"] == "IN_PROGRESS"
-        assert "output" not in state
+        mine = [line for line in caller.log.read_text().splitlines() if job_id in line]
+        assert sum("bytes are refused for good: the platform answered 404" in line for line in mine) == 1
+        assert caller.status(job_id)["status"] == "IN_PROGRESS"
         caller.post(f"/cancel/{job_id}")
+
+
+
+class TestDelivery:
+    def test_a_chunk_that_is_too_large_is_split(self, behind: Behind, faulty: Faulty) -> None:
+        """Down to single envelopes; one that is still too large is in the aggregate."""
+
+        async def small(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            return await forward() if len(await request.read()) < 3_000 else web.Response(status=413)
+
+        faulty.plan("job-stream", *[small] * 50)
+        with behind(CHUNK_SIZE="64", ITEM_CONCURRENCY="1") as caller:
+            job_id = caller.run([0, *[{"bytes": 1_000}] * 7, {"bytes": 5_000}, 1])
+            streamed = [envelope["index"] for chunk in caller.stream(job_id) for envelope in chunk]
+            assert streamed == [0, 1, 2, 3, 4, 5, 6, 7, 9]
+            output = [envelope for chunk in caller.status(job_id)["output"] for envelope in chunk]
+            assert [envelope["index"] for envelope in output] == list(range(10))
+            assert "is too large for the stream" in caller.log.read_text()
+
+    def test_while_one_job_is_stuck_in_delivery_others_go_on(self, behind: Behind, faulty: Faulty) -> None:
+        """A POST that is never answered, for one."""
+        stuck = Held()
+        faulty.plan("job-done", stuck)
+        with behind() as caller:
+            job_id = caller.run([0])
+            stuck.reached.result(20)
+            assert [results(caller.runsync([number])["output"]) for number in range(5)] == [[n] for n in range(5)]
+            assert caller.status(job_id)["status"] == "IN_PROGRESS"
+            stuck.release()
+            assert results(ended(caller, job_id)["output"]) == [0]
+
+    @pytest.mark.parametrize("refusal", [413, 400])
+    def test_a_body_that_is_too_large_is_made_smaller(self, behind: Behind, faulty: Faulty, refusal: int) -> None:
+        limit = 1_500_000
+        sizes = []
+
+        async def small(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            sizes.append(len(await request.read()))
+            return await forward() if sizes[-1] <= limit else web.Response(status=refusal)
+
+        faulty.plan("job-done", *[small] * 50)
+        with behind(CHUNK_SIZE="16") as caller:
+            state = caller.runsync([*[{"bytes": 1_000}] * 400, *[{"bytes": 30_000}] * 60])
+        assert state["status"] == "COMPLETED"
+        envelopes = [envelope for chunk in state["output"] for envelope in chunk]
+        assert [envelope["index"] for envelope in envelopes] == list(range(460))
+        failed = [envelope for envelope in envelopes if not envelope["success"]]
+        assert {envelope["failure"]["type"] for envelope in failed} == {"OutputTooLarge"}
+        assert min(envelope["index"] for envelope in failed) >= 400
+        assert limit * 0.9 < sizes[-1] <= limit
+
+    def test_a_worker_that_is_told_to_stop_delivers_for_as_long_as_it_may_and_exits_1(
+        self, behind: Behind, faulty: Faulty
+    ) -> None:
+        with behind(DELIVER_FOR="1") as caller:
+            [worker] = caller.endpoint.workers.running
+            faulty.plan("job-done", *no(100))
+            job_id = caller.run([0])
+            caller.wait_for_log(job_id, "sent again for up to 1 s")
+            worker.process.send_signal(signal.SIGTERM)
+            assert worker.exited.result(20) == 1
+            assert "are given up (DELIVER_FOR): the platform answered 500." in caller.log.read_text()
+            faulty.plan("job-done")
+
+    def test_an_outage_that_ends_while_the_worker_stops_costs_nothing(self, behind: Behind, faulty: Faulty) -> None:
+        with behind() as caller:
+            [worker] = caller.endpoint.workers.running
+            caller.runsync([0])
+            stuck = Held()
+            faulty.plan("job-stream", stuck)
+            job_id = caller.run([1])
+            stuck.reached.result(20)
+            faulty.go_away()
+            worker.process.send_signal(signal.SIGTERM)
+            caller.wait_for_log(job_id, "sent again for up to 300 s")
+            faulty.come_back()
+            assert worker.exited.result(20) == 0
+            assert results(caller.status(job_id)["output"]) == [1]
+
+    def test_a_cancelled_job_is_not_delivered_any_more(self, behind: Behind, faulty: Faulty) -> None:
+        with behind() as caller:
+            faulty.plan("job-done", *no(1_000))
+            job_id = caller.run([0])
+            caller.wait_for_log(job_id, "sent again")
+            caller.post(f"/cancel/{job_id}")
+            caller.wait_for_log(job_id, "Job stopped.")
+            faulty.plan("job-done")
+            assert results(caller.runsync([1])["output"]) == [1]
+            assert faulty.seen["job-done"] == 1
 
 
 NO_JOBS: list[Fault] = [

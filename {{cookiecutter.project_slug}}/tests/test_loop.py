@@ -96,14 +96,20 @@ def test_a_number_of_jobs_is_the_most_and_one_means_one_by_one(serve: Serve, fif
     assert first.ended <= second.taken
 
 
-def test_long_jobs_are_spread_over_idle_workers(serve: Serve) -> None:
-    caller = serve("hostile", workers=2, LOOKAHEAD="8")
+def test_long_jobs_are_spread_over_idle_workers(serve: Serve, fifos: list[Path]) -> None:
+    caller = serve("hostile", workers=2, ITEM_CONCURRENCY="2")
     while caller.get("/health").json()["workers"]["ready"] < 2:
         pass
-    for _ in range(10):
-        with ThreadPoolExecutor(2) as callers:
-            states = list(callers.map(caller.runsync, [[{"bytes": 100}] * 200] * 2))
-        assert sorted(state["workerId"] for state in states) == ["worker-1", "worker-2"]
+    for two in (fifos[:2], fifos[2:4], fifos[4:]):
+        jobs = [caller.run([{"read": str(fifo)}, {"read": str(fifo)}, 0]) for fifo in two]
+        while not all(taken(caller, *jobs)):
+            caller.get("/health")
+        workers = {caller.endpoint.queue.jobs[job].worker for job in jobs}
+        assert workers == {"worker-1", "worker-2"}
+        for fifo, job in zip(two, jobs, strict=True):
+            with fifo.open("w") as pipe:
+                pipe.write("done")
+            assert len(list(caller.stream(job))) == 3
 
 
 def test_a_worker_that_is_told_to_stop_while_it_is_idle_drops_its_polls(

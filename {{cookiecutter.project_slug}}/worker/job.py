@@ -10,17 +10,20 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from worker import log
+from worker.calls.call import kind
 from worker.calls.pool import Pool
 from worker.calls.stream import Stream
 from worker.outcome.bucket import Access, Bucket
+from worker.outcome.chunk import Chunk
 from worker.outcome.overflow import Output
 from worker.outcome.result import describe
+from worker.outcome.sender import Sender
 from worker.refusal import Refused, faults
 from worker.settings import Settings
 
 MAX_INDEX = 10**12
-Chunk = dict[str, Any] | list[dict[str, Any]]
-"""What is yielded: an envelope, or with ``CHUNK_SIZE`` over 1 a list of them."""
+Yielded = Chunk | dict[str, Any] | list[dict[str, Any]]
+"""A chunk as the worker's own sender takes it, or for the SDK's: an envelope, or with ``CHUNK_SIZE`` a list of them."""
 
 
 class Worker:
@@ -40,13 +43,18 @@ class Worker:
             raise Refused("task.py must define Input, a subclass of pydantic.BaseModel.")
         if "items" not in task.Input.model_fields:
             raise Refused("task.Input must have a field items: list[…].")
+        if functions == ["process_batch"] and kind(task.process_batch)[1]:
+            raise Refused("task.process_batch must return a list with a result per item: only process may yield.")
         self._input: type[BaseModel] = task.Input
         self._load: Callable[[], None] = task.load
         self.settings = settings
         access = settings.access()
         self._own_bucket = Bucket(access) if access else None
-        self.failed = False
-        """Whether it must not go on: the process is to end with status 1."""
+        self.sender = Sender(settings.deliver_for)
+        self.sends = False
+        """Whether what it yields goes to the worker's own sender."""
+        self.stuck = False
+        """Whether it must not go on."""
         self.on_start: Callable[[str], None] = lambda _: None
         """Called with the id of each job whose items are about to start."""
         self._stream = Stream(getattr(task, functions[0]), settings, batched=functions[0] == "process_batch")
@@ -55,6 +63,11 @@ class Worker:
     def pool(self) -> Pool:
         """The calls of the task, for all jobs."""
         return self._stream.pool
+
+    @property
+    def failed(self) -> bool:
+        """Whether the process is to end with status 1: something was lost, or handed back."""
+        return self.stuck or self.sender.lost
 
     def load(self) -> None:
         """Run the task's ``load``; raise ``Refused`` if it fails.
@@ -68,7 +81,7 @@ class Worker:
             log.error("load() failed", raised)
             raise Refused(f"load() in task.py failed: {raised.kind}: {raised.message}") from None
 
-    async def run(self, job: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
+    async def run(self, job: dict[str, Any]) -> AsyncGenerator[Yielded, None]:
         """Yield the job's chunks; a job that cannot start yields ``{"error": sentence}``, on which the SDK fails it."""
         began = time.monotonic()
         chunked = self.settings.chunk_size > 1
@@ -86,10 +99,11 @@ class Worker:
         try:
             async with aclosing(self._stream.run(items, checked, job["id"], output, first_index=first)) as chunks:
                 async for chunk in chunks:
-                    yield [envelope.body for envelope in chunk] if chunked else chunk[0].body
+                    posted = Chunk(chunk, output, chunked)
+                    yield posted if self.sends else posted.plain
                     sent += len(chunk)
                     failed += sum(not envelope.success for envelope in chunk)
-                    stored += sum("result_url" in envelope.body for envelope in chunk)
+                    stored += sum(envelope.stored for envelope in chunk)
         finally:
             seconds = time.monotonic() - began
             cut = "" if sent == len(items) else f" of {len(items)}, then stopped"

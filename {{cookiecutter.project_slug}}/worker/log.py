@@ -18,10 +18,10 @@ def info(message: str, job_id: str) -> None:
         _log.info(message, job_id)
 
 
-def warning(message: str) -> None:
+def warning(message: str, job_id: str | None = None) -> None:
     """Log one line at level WARN."""
     with suppress(Exception):
-        _log.warn(message)
+        _log.warn(message, job_id)
 
 
 def error(message: str, raised: Raised | None, job_id: str | None = None) -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import copy
+import inspect
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,9 +14,10 @@ from pydantic import BaseModel
 
 from worker import log
 from worker.calls import subtasks
+from worker.calls.parts import Inbox
 from worker.calls.threads import Threads
 from worker.calls.work import Work
-from worker.outcome.result import Envelope, Raised, describe, failure, success
+from worker.outcome.result import Envelope, Raised, describe, encoded_part, failure, success
 
 LET_GO_AFTER = 1.0
 """Seconds that a cancelled async call has to clean up."""
@@ -46,8 +48,19 @@ class Task:
     function: Function
     batched: bool
     is_async: bool
+    in_parts: bool
+    """Whether it is a generator: what it yields is streamed as it comes, and the result is all of it."""
     timeout: float
     threads: Threads
+
+
+def kind(function: Function) -> tuple[bool, bool]:
+    """Return whether ``function`` is async, and whether it is a generator: as what it is under its decorators."""
+    function = inspect.unwrap(function)
+    if not (inspect.isroutine(function) or isinstance(function, partial)):
+        function = type(function).__call__
+    in_parts = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function), in_parts
 
 
 @dataclass(eq=False)
@@ -101,26 +114,59 @@ class Call:
             self._running = asyncio.Task(self._await())
             self._running.add_done_callback(lambda _: self._tried())
             return
+        part = Inbox(self._part).put if self.task.in_parts else None
         try:
-            self.task.threads.run(self._block, lambda _: self._tried())
+            self.task.threads.run(partial(self._block, part), lambda _: self._tried())
         except RuntimeError as error:  # no thread could be started
             self._outcome.append(describe(error))
             loop.call_soon(self._tried)
 
-    def _block(self) -> None:
+    def _block(self, part: Callable[[bytes], None] | None) -> None:
         try:
-            self._outcome.append(self._seal(self.task.function(*self._arguments())))
+            returned = self.task.function(*self._arguments())
+            if part and inspect.isgenerator(returned):
+                returned = self._in_parts(returned, part)
+            self._outcome.append(self._seal(returned))
         except BaseException as error:  # described here: a future cannot carry ``StopIteration``
             self._outcome.append(describe(error))
 
     async def _await(self) -> None:
         subtasks.guarded.set(True)
         try:
-            self._outcome.append(self._seal(await self.task.function(*self._arguments())))
+            returned = self.task.function(*self._arguments())
+            if inspect.isasyncgen(returned):
+                returned = await self._in_parts_async(returned)
+            elif inspect.isawaitable(returned):
+                returned = await returned
+            self._outcome.append(self._seal(returned))
         except BaseException as error:  # a task lets ``SystemExit`` end the event loop
             if isinstance(error, asyncio.CancelledError) and self.given_up is not None:
                 raise  # ours; any other comes from the function itself, and is a failure like the rest
             self._outcome.append(describe(error))
+
+    def _in_parts(self, generator: Generator[Any, Any, Any], put: Callable[[bytes], None]) -> Any:
+        """Return all that ``generator`` yields, and ``put`` each part of it; close it when nobody waits any more."""
+        parts = []
+        with closing(generator):
+            for part in generator:
+                if self.given_up is not None:
+                    break
+                put(encoded_part(part))
+                parts.append(part)
+        return _whole(parts)
+
+    async def _in_parts_async(self, generator: AsyncGenerator[Any, Any]) -> Any:
+        parts = []
+        async with aclosing(generator):
+            async for part in generator:
+                self._part(encoded_part(part))
+                parts.append(part)
+        return _whole(parts)
+
+    def _part(self, part: bytes) -> None:
+        [item] = self.items
+        if self.given_up is None and item.work.parts:
+            item.work.parts.add(item.number, part)
 
     def _arguments(self) -> tuple[Any, Any]:
         """Return what the function gets: copies of a batch's items, so that it cannot change what a half would get.
@@ -185,6 +231,10 @@ class Call:
             loop = asyncio.get_running_loop()
             loop.call_later(LET_GO_AFTER, partial(asyncio._unregister_task, self._running))
         self.gave_up()
+
+
+def _whole(parts: list[Any]) -> Any:
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else parts
 
 
 def _sealed(index: int, value: object) -> Envelope:

@@ -5,14 +5,14 @@ whose options are equal, one of each in turn.
 """
 
 import asyncio
-import inspect
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker import log
-from worker.calls.call import Call, Function, Item, Task
+from worker.calls.call import Call, Function, Item, Task, kind
+from worker.calls.parts import Send
 from worker.calls.threads import Threads
 from worker.calls.work import Options, Work
 from worker.settings import Settings
@@ -57,16 +57,16 @@ class Pool:
     """
 
     def __init__(self, function: Function, settings: Settings, *, batched: bool) -> None:
-        is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004  # of an object with an async one
-        )
+        is_async, in_parts = kind(function)
         self.threads = Threads()
-        self.task = Task(function, batched, is_async, settings.item_timeout, self.threads)
+        self.task = Task(function, batched, is_async, in_parts, settings.item_timeout, self.threads)
         self.concurrency = settings.item_concurrency or (1 if batched else 32 if is_async else 4)
         self.most = settings.batch_size if batched else 1
         """Items in a call."""
         self.in_hand: Callable[[], int] = lambda: 0
         """How many jobs the worker has, those that are being delivered included."""
+        self.send_parts: Send | None = None
+        """What posts the parts of items, where they can be streamed."""
         self.on_room: Callable[[], None] = lambda: None
         """Called when another job could start."""
         self.on_stuck: Callable[[list[str]], None] = lambda _: None
@@ -114,11 +114,11 @@ class Pool:
 
     def leave(self, work: Work) -> "list[asyncio.Task[None]]":
         """Drop what ``work`` has waiting; give up its calls, and return those that are about to end."""
-        work.alive = False
+        ending = work.end()
         self._works.discard(work)
-        ending = [call.drop(work) for call in list(self._calls)]
+        ending += [task for call in list(self._calls) if (task := call.drop(work))]
         self.start_calls()
-        return [task for task in ending if task]
+        return ending
 
     def start_calls(self) -> None:
         """Start calls while there are slots, and items that need not wait for more."""

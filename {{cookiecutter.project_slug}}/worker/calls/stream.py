@@ -38,6 +38,7 @@ class Stream:
             first_index=first_index,
             lookahead=self._lookahead,
             threads=pool.threads,
+            send_parts=pool.send_parts if pool.task.in_parts else None,
         )
         if pool.task.is_async:
             subtasks.install()

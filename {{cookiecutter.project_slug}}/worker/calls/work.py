@@ -1,11 +1,13 @@
 """The items of one job on their way: which may start, what is made of them, what is ready to be streamed."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from functools import partial
 
 from pydantic import BaseModel
 
+from worker.calls.parts import Parts, Send
 from worker.calls.threads import Threads
 from worker.outcome.overflow import Output
 from worker.outcome.result import Envelope, failure
@@ -57,6 +59,7 @@ class Work:
         first_index: int = 0,
         lookahead: int,
         threads: Threads,
+        send_parts: Send | None = None,
     ) -> None:
         self.items = items
         self.job = job
@@ -66,6 +69,7 @@ class Work:
         self.in_turn = False
         """Whether the pool has it among those whose turn will come."""
         self.alive = True
+        self.parts = Parts(job_id, send_parts, self._wake) if send_parts else None
         self._output = output
         self._threads = threads
         self._started = 0
@@ -74,7 +78,7 @@ class Work:
         self._admitted = 0
         self._ready: dict[int, Envelope] = {}
         self._taken = 0
-        self._head_is_ready: asyncio.Future[None] | None = None
+        self._waits: asyncio.Future[None] | None = None
 
     @property
     def startable(self) -> int:
@@ -117,22 +121,32 @@ class Work:
 
     def _set_ready(self, index: int, envelope: Envelope) -> None:
         self._ready[index] = envelope
-        if self._head_is_ready and index == self._taken and not self._head_is_ready.done():
-            self._head_is_ready.set_result(None)
+        if index == self._taken:
+            self._wake()
 
-    async def head(self) -> Envelope:
-        """Return the next envelope in order, once it is ready."""
-        while self._taken not in self._ready:
-            self._head_is_ready = asyncio.get_running_loop().create_future()
-            await self._head_is_ready
-        return self._take()
+    def _wake(self) -> None:
+        if self._waits and not self._waits.done():
+            self._waits.set_result(None)
 
     def next_ready(self, most_bytes: int) -> Envelope | None:
-        """Return the next envelope in order if it is ready and of at most so many bytes."""
+        """Return the next envelope in order, if it is ready, of at most so many bytes, and all its parts are posted."""
         envelope = self._ready.get(self._taken)
-        return self._take() if envelope and envelope.size <= most_bytes else None
-
-    def _take(self) -> Envelope:
-        envelope = self._ready.pop(self._taken)
+        if envelope is None or envelope.size > most_bytes or (self.parts and envelope.index in self.parts.posting):
+            return None
         self._taken += 1
+        return self._ready.pop(self._taken - 1)
+
+    async def head(self) -> Envelope:
+        """Return the next envelope in order, once it can be streamed."""
+        while (envelope := self.next_ready(sys.maxsize)) is None:
+            self._waits = asyncio.get_running_loop().create_future()
+            await self._waits
         return envelope
+
+    def end(self) -> "list[asyncio.Task[None]]":
+        """Want nothing more; return what is about to end."""
+        self.alive = False
+        posting = list(self.parts.posting.values()) if self.parts else []
+        for task in posting:
+            task.cancel()
+        return posting

@@ -27,7 +27,10 @@ SLOWEST = 1.0
 
 
 def install(worker: Worker) -> None:
-    """Have the SDK run its jobs in a ``Loop``; an SDK that lacks a seam for that runs them at its own pace."""
+    """Have the SDK run its jobs in a ``Loop`` and send by ``Sender``; what it lacks a seam for, it does its own way."""
+    if worker.sender.install():
+        worker.sends = True
+        worker.pool.send_parts = worker.sender.send_parts
     if missing := [name for name, found in _seams() if not found]:
         log.warning(f"Jobs are taken at the SDK's own pace: its job loop has no {', '.join(missing)} any more.")
     else:
@@ -143,6 +146,7 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
 
     async def run_jobs(self, session: Any) -> None:
         """Start each job when it comes; once no more will come, return when all are done."""
+        self._worker.sender.session = session
         while job := await self.jobs_queue.get():
             task = asyncio.create_task(self.handle_job(session, job))
             self.jobs_tasks[job["id"]] = task
@@ -170,7 +174,7 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         for job_id in job_ids:
             if task := self.jobs_tasks.get(job_id):
                 task.cancel()
-        self._worker.failed = True
+        self._worker.stuck = True
         self.kill_worker()
 
     def handle_shutdown(self, signum: int, frame: Any) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 
 from worker import log
 from worker.outcome.bucket import Bucket, NotStored
-from worker.outcome.result import Envelope, encoded, failure, reference
+from worker.outcome.result import Envelope, failure, reference
 from worker.refusal import Refused
 
 BODY_AROUND_CHUNKS = len('{"output": []}')
@@ -19,8 +19,7 @@ TOO_LARGE = "OutputTooLarge"
 CHUNK_BYTES = 1_000_000 - BODY_AROUND_CHUNKS
 """The platform's limit for one streamed chunk, less what the SDK and a list put around the envelopes."""
 FULL = "The response is full (MAX_OUTPUT_BYTES): send fewer items per job, or let the worker have a bucket."
-
-
+REFUSED = "The platform refused a response of this size: send fewer items per job, or let the worker have a bucket."
 MOST_BYTES = 10**15
 """A size that no result has, for the reference that it would get."""
 
@@ -43,6 +42,8 @@ class Output:
         bucket: Bucket | None = None,
     ) -> None:
         self.size = BODY_AROUND_CHUNKS
+        self.failing_since: float | None = None
+        """Since when the platform has not taken the job's chunks, in seconds of ``time.monotonic``."""
         self._job_id = job_id
         self._left = items
         self._limit = limit
@@ -68,12 +69,33 @@ class Output:
         if not too_large_to_stream and self._claim(envelope.size):
             return envelope
         if self._bucket and envelope.success:
-            body = encoded(envelope.body["result"])
+            body = envelope.result
             if self._claim(size := self._reference(self._bucket, envelope.index, len(body))):
                 return partial(self._store, self._bucket, envelope.index, body, size)
         stand_in = failure(envelope.index, TOO_LARGE, self._message)
         self._claim(stand_in.size)
         return stand_in
+
+    def shrink(self, envelopes: list[Envelope], spare: int) -> list[Envelope] | None:
+        """Return ``envelopes`` with the largest results stored, or else in their short form, to spare so many bytes.
+
+        None if nothing can be spared. Blocks while it stores.
+        """
+        smaller = list(envelopes)
+        left = spare
+        for place in sorted(range(len(envelopes)), key=lambda place: -envelopes[place].size):
+            envelope = envelopes[place]
+            if left <= 0:
+                break
+            if not envelope.success or envelope.stored:
+                continue
+            short = failure(envelope.index, TOO_LARGE, REFUSED)
+            if self._bucket and self._reference(self._bucket, envelope.index, MOST_BYTES) < envelope.size:
+                short = self._store(self._bucket, envelope.index, envelope.result, envelope.size)
+            if short.size < envelope.size:
+                smaller[place] = short
+                left -= envelope.size - short.size
+        return smaller if left < spare else None
 
     def _claim(self, size: int) -> bool:
         """Take the room for an envelope of ``size`` bytes; False if too little were left for the items to come."""

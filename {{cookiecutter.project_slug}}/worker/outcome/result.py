@@ -26,27 +26,35 @@ MAX_CAUSES = 4
 
 _own: Any = vars(BaseException)
 """The attributes that every exception has, whatever its class makes of their names."""
+_BEFORE_RESULT = b'{"index": %d, "success": true, "result": '
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One item's outcome: ``body`` as it is sent, and its ``size`` in bytes once the SDK has encoded it."""
+    """One item's outcome: its ``index`` in the job's list, whether it has a result, and all of it as it is sent."""
 
-    body: dict[str, Any]
-    size: int
-
-    @property
-    def index(self) -> int:
-        """The item's place in the job's list."""
-        index: int = self.body["index"]
-        return index
+    index: int
+    success: bool
+    encoded: bytes
+    stored: bool = False
+    """Whether the result is in a bucket, and its URL here."""
 
     @property
-    def success(self) -> bool:
-        """Whether the item has a result."""
-        success: bool = self.body["success"]
-        return success
+    def size(self) -> int:
+        """How many bytes it takes."""
+        return len(self.encoded)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The envelope itself."""
+        body: dict[str, Any] = json.loads(self.encoded)
+        return body
+
+    @property
+    def result(self) -> bytes:
+        """The result alone, of an envelope that has one and holds it."""
+        return self.encoded[len(_BEFORE_RESULT % self.index) : -1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +71,19 @@ class Raised:
 
 
 def success(index: int, value: object) -> Envelope:
-    """Return the envelope of ``value``, copied, so that nobody can change it once it is measured.
+    """Return the envelope of ``value``, encoded, so that nobody can change it once it is measured.
 
     Pydantic models, dataclasses, datetimes, enums, sets, NumPy scalars and arrays become JSON. Raises whatever the
     encoders raise for what cannot: ``ValueError`` for NaN, cycles and lone surrogates, ``TypeError`` for other objects.
     """
-    return _seal({"index": index, "success": True, "result": to_jsonable_python(value, fallback=_listed)})
+    result = encoded(to_jsonable_python(value, fallback=_listed))
+    return Envelope(index, True, b"%b%b}" % (_BEFORE_RESULT % index, result))
 
 
 def reference(index: int, url: str, size: int) -> Envelope:
     """Return the envelope of a result of ``size`` bytes that is stored at ``url``."""
-    return _seal({"index": index, "success": True, "result_url": url, "bytes": size})
+    body = {"index": index, "success": True, "result_url": url, "bytes": size}
+    return Envelope(index, True, encoded(body), stored=True)
 
 
 def failure(index: int, kind: str, message: str) -> Envelope:
@@ -82,7 +92,7 @@ def failure(index: int, kind: str, message: str) -> Envelope:
     Not under a key ``error``: a yielded dict with a truthy one fails the whole job (SDK 1.12.0, ``rp_job.handle_job``).
     """
     cut = {"type": sendable(kind, MAX_KIND), "message": sendable(message, MAX_MESSAGE)}
-    return _seal({"index": index, "success": False, "failure": cut})
+    return Envelope(index, False, encoded({"index": index, "success": False, "failure": cut}))
 
 
 def describe(error: BaseException) -> Raised:
@@ -141,13 +151,14 @@ def _read(read: Callable[[], str], otherwise: str) -> str:
         return otherwise
 
 
+def encoded_part(value: object) -> bytes:
+    """Return a part of an item as it is sent; raises what ``success`` raises."""
+    return encoded(to_jsonable_python(value, fallback=_listed))
+
+
 def encoded(value: object) -> bytes:
     """Return JSON as the SDK encodes it."""
     return _encode(value).encode("utf-8")
-
-
-def _seal(body: dict[str, Any]) -> Envelope:
-    return Envelope(body, len(encoded(body)))
 
 
 def _listed(value: object) -> object:

@@ -1,6 +1,7 @@
 """A server between real workers and a real local endpoint, which does to the workers' requests what a test plans."""
 
 import asyncio
+import io
 import sys
 import threading
 from collections import Counter, defaultdict, deque
@@ -153,7 +154,7 @@ class Faulty:
 
         async def forward() -> web.Response:
             url = self.endpoint_url + request.raw_path.removeprefix("/v2/local")
-            async with self._session.request(request.method, url, data=body) as answer:
+            async with self._session.request(request.method, url, data=io.BytesIO(body)) as answer:
                 return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
 
         planned = self._planned[route]

@@ -22,9 +22,9 @@ class Shelf(Bucket):
 
     fails: bool = False
 
-    def store(self, key: str, body: bytes) -> str:
+    def store(self, key: str, body: bytes, content_type: str = "application/json", name: str = "") -> str:
         if self.fails:
-            raise NotStored(f"A result of {len(body)} bytes could not be stored: " + "x" * 400)
+            raise NotStored(f"{name}, {content_type} of {len(body)} bytes could not be stored: " + "x" * 400)
         return "x" * self.url_bytes(key)
 
 

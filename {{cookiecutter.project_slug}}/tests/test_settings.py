@@ -28,6 +28,7 @@ def test_the_defaults() -> None:
         "item_timeout": 0,
         "max_items": 10_000,
         "max_output_bytes": 10_000_000,
+        "inline_file_bytes": 100_000,
         "deliver_for": 300,
         "bucket_endpoint_url": None,
         "bucket_access_key_id": None,

@@ -89,7 +89,15 @@ class Worker:
             checked, first = self._check(job)
             items: list[object] = checked.items  # type: ignore[attr-defined]  # a field of every task.Input
             limit, bucket = self.settings.max_output_bytes, self._bucket(job)
-            output = Output(job["id"], len(items), limit, first_index=first, chunked=chunked, bucket=bucket)
+            output = Output(
+                job["id"],
+                len(items),
+                limit,
+                first_index=first,
+                chunked=chunked,
+                bucket=bucket,
+                inline_file_bytes=self.settings.inline_file_bytes,
+            )
         except Refused as refusal:
             log.info(f"Refused: {refusal}", job["id"])
             yield {"error": str(refusal)}

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """Items per job."""
     max_output_bytes: Annotated[int, Field(ge=1_000)] = 10_000_000
     """Bytes of the final body at most, as the SDK encodes it."""
+    inline_file_bytes: Annotated[int, Field(ge=0)] = 100_000
+    """A larger file in a result goes to the bucket, if there is one."""
     deliver_for: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300
     """Seconds for which a result that the platform does not take is sent again."""
     bucket_endpoint_url: str | None = None

@@ -17,12 +17,14 @@ from worker.calls import subtasks
 from worker.calls.parts import Inbox
 from worker.calls.threads import Threads
 from worker.calls.work import Work
+from worker.outcome.files import Unencoded, find
 from worker.outcome.result import Envelope, Raised, describe, encoded_part, failure, success
 
 LET_GO_AFTER = 1.0
 """Seconds that a cancelled async call has to clean up."""
 
 Function = Callable[[Any, Any], Any]
+Made = Envelope | Unencoded
 
 
 class Item(NamedTuple):
@@ -52,6 +54,9 @@ class Task:
     """Whether it is a generator: what it yields is streamed as it comes, and the result is all of it."""
     timeout: float
     threads: Threads
+    """Where a blocking function runs."""
+    finishers: Threads
+    """Where files are copied, encoded and stored."""
 
 
 def kind(function: Function) -> tuple[bool, bool]:
@@ -79,7 +84,7 @@ class Call:
     given_up: float | None = None
     """Since when nobody waits for what is being tried, in seconds of ``time.monotonic``."""
     _left: list[list[Item]] = field(default_factory=list)
-    _outcome: list[list[Envelope] | Raised] = field(default_factory=list)
+    _outcome: list[list[Made] | Raised] = field(default_factory=list)
     _running: "asyncio.Task[None] | None" = None
     _timer: asyncio.TimerHandle | None = None
 
@@ -126,7 +131,7 @@ class Call:
             returned = self.task.function(*self._arguments())
             if part and inspect.isgenerator(returned):
                 returned = self._in_parts(returned, part)
-            self._outcome.append(self._seal(returned))
+            self._outcome.append(self._copied(self._seal(returned)))
         except BaseException as error:  # described here: a future cannot carry ``StopIteration``
             self._outcome.append(describe(error))
 
@@ -138,7 +143,12 @@ class Call:
                 returned = await self._in_parts_async(returned)
             elif inspect.isawaitable(returned):
                 returned = await returned
-            self._outcome.append(self._seal(returned))
+            made = self._seal(returned)
+            if any(isinstance(one, Unencoded) for one in made):
+                copied: asyncio.Future[list[Made]] = asyncio.get_running_loop().create_future()
+                self.task.finishers.run(partial(self._copied, made), partial(_resolve, copied))
+                made = await copied
+            self._outcome.append(made)
         except BaseException as error:  # a task lets ``SystemExit`` end the event loop
             if isinstance(error, asyncio.CancelledError) and self.given_up is not None:
                 raise  # ours; any other comes from the function itself, and is a failure like the rest
@@ -151,7 +161,8 @@ class Call:
             for part in generator:
                 if self.given_up is not None:
                     break
-                put(encoded_part(part))
+                if not find(part):  # files are in the result
+                    put(encoded_part(part))
                 parts.append(part)
         return _whole(parts)
 
@@ -159,7 +170,8 @@ class Call:
         parts = []
         async with aclosing(generator):
             async for part in generator:
-                self._part(encoded_part(part))
+                if not find(part):
+                    self._part(encoded_part(part))
                 parts.append(part)
         return _whole(parts)
 
@@ -184,17 +196,23 @@ class Call:
             return items, first.job.model_copy(update={"items": list(items)})
         return items, first.job
 
-    def _seal(self, returned: Any) -> list[Envelope]:
+    def _seal(self, returned: Any) -> list[Made]:
         if not self.task.batched:
-            return [_sealed(self.items[0].number, returned)]
+            return [_sealed(self.items[0], returned)]
         if not isinstance(returned, list | tuple) and not hasattr(returned, "tolist"):
             found = f"a {type(returned).__name__}, not a list"
         elif len(returned) != len(self.items):
             found = f"{len(returned)} results"
         else:
-            return [_sealed(item.number, value) for item, value in zip(self.items, returned, strict=True)]
+            return [_sealed(item, value) for item, value in zip(self.items, returned, strict=True)]
         message = f"process_batch returned {found} for {len(self.items)} items."
         return [failure(item.number, "WrongResults", message) for item in self.items]
+
+    def _copied(self, made: list[Made]) -> list[Made]:
+        """Return ``made`` with its files copied, before the task gets the next items."""
+        return [
+            one if isinstance(one, Envelope) else _copy(item, one) for item, one in zip(self.items, made, strict=True)
+        ]
 
     def _tried(self) -> None:
         if self._timer:
@@ -204,10 +222,13 @@ class Call:
         self._running, self._outcome = None, []
         self._go_on()
 
-    def _settle(self, outcome: list[Envelope] | Raised) -> None:
+    def _settle(self, outcome: list[Made] | Raised) -> None:
         if not isinstance(outcome, Raised):
-            for item, envelope in zip(self.items, outcome, strict=True):
-                item.settle(envelope)
+            for item, made in zip(self.items, outcome, strict=True):
+                if isinstance(made, Envelope):
+                    item.settle(made)
+                else:
+                    self.task.finishers.run(partial(item.work.output.seal, item.number, made), item.settle)
         elif len(self.items) == 1:
             [item] = self.items
             log.error(f"Item {item.number} failed", outcome, item.work.job_id)
@@ -237,8 +258,27 @@ def _whole(parts: list[Any]) -> Any:
     return "".join(parts) if all(isinstance(part, str) for part in parts) else parts
 
 
-def _sealed(index: int, value: object) -> Envelope:
+def _sealed(item: Item, value: object) -> Made:
     try:
-        return success(index, value)
+        return find(value) or success(item.number, value)
+    except BaseException as error:  # of the task's own types
+        return _unsendable(item, error)
+
+
+def _copy(item: Item, made: Unencoded) -> Made:
+    try:
+        made.take()
     except BaseException as error:
-        return describe(error).envelope(index)
+        return _unsendable(item, error)
+    return made
+
+
+def _unsendable(item: Item, error: BaseException) -> Envelope:
+    raised = describe(error)
+    log.error(f"The result of item {item.number} cannot be sent", raised, item.work.job_id)
+    return raised.envelope(item.number)
+
+
+def _resolve(future: "asyncio.Future[list[Made]]", made: list[Made]) -> None:
+    if not future.done():
+        future.set_result(made)

@@ -19,6 +19,8 @@ from worker.settings import Settings
 
 PATIENCE = 60.0
 """Seconds for which a call that nobody waits for may hold on to its slot, where ``ITEM_TIMEOUT`` does not say."""
+FINISHERS = 16
+"""Threads in which files are encoded, and what goes to the bucket is uploaded."""
 CROWD_AT_MOST = 0.1
 """Seconds that a call waits for callers to come back."""
 
@@ -58,8 +60,8 @@ class Pool:
 
     def __init__(self, function: Function, settings: Settings, *, batched: bool) -> None:
         is_async, in_parts = kind(function)
-        self.threads = Threads()
-        self.task = Task(function, batched, is_async, in_parts, settings.item_timeout, self.threads)
+        self.finishers = Threads(FINISHERS)
+        self.task = Task(function, batched, is_async, in_parts, settings.item_timeout, Threads(), self.finishers)
         self.concurrency = settings.item_concurrency or (1 if batched else 32 if is_async else 4)
         self.most = settings.batch_size if batched else 1
         """Items in a call."""
@@ -72,7 +74,7 @@ class Pool:
         self.on_stuck: Callable[[list[str]], None] = lambda _: None
         """Called when no slot will be free again, with the ids of the jobs that another worker should do."""
         self._batch_wait = settings.batch_wait
-        self._patience = settings.item_timeout or PATIENCE
+        self._patience = max(settings.item_timeout, 1.0) if settings.item_timeout else PATIENCE
         self._works: set[Work] = set()
         self._groups: deque[Group] = deque()
         self._calls: dict[Call, float] = {}

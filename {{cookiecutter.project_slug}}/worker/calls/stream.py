@@ -37,7 +37,7 @@ class Stream:
             output,
             first_index=first_index,
             lookahead=self._lookahead,
-            threads=pool.threads,
+            finishers=pool.finishers,
             send_parts=pool.send_parts if pool.task.in_parts else None,
         )
         if pool.task.is_async:

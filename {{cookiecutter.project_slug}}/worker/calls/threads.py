@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,13 +13,15 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Daemon threads, one more whenever a call finds none idle; who calls bounds how many calls there are.
+    """Daemon threads, one more whenever a call finds none idle, up to ``most``; more calls than that wait.
 
     Not ``ThreadPoolExecutor``: the interpreter joins its threads at exit, so a single call that never returns would
     turn SIGTERM, and the end of a local test, into a hang.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: float = math.inf) -> None:
+        self._most = most
+        self._started = 0
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._idle = threading.Semaphore(0)
 
@@ -36,7 +39,8 @@ class Threads:
             with suppress(RuntimeError):  # the loop is closed: the worker is exiting, and nobody waits for this
                 loop.call_soon_threadsafe(then, returned)
 
-        if not self._idle.acquire(blocking=False):
+        if not self._idle.acquire(blocking=False) and self._started < self._most:
+            self._started += 1
             threading.Thread(target=self._serve, name="process", daemon=True).start()
         self._calls.put(report)
 

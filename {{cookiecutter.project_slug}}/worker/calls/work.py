@@ -58,7 +58,7 @@ class Work:
         *,
         first_index: int = 0,
         lookahead: int,
-        threads: Threads,
+        finishers: Threads,
         send_parts: Send | None = None,
     ) -> None:
         self.items = items
@@ -70,8 +70,8 @@ class Work:
         """Whether the pool has it among those whose turn will come."""
         self.alive = True
         self.parts = Parts(job_id, send_parts, self._wake) if send_parts else None
-        self._output = output
-        self._threads = threads
+        self.output = output
+        self._finishers = finishers
         self._started = 0
         self._may_start = min(lookahead, len(items))
         self._made: dict[int, Envelope] = {}
@@ -107,11 +107,11 @@ class Work:
         while self._admitted in self._made:
             index = self._admitted
             self._admitted += 1
-            admitted = self._output.admit(self._made.pop(index))
+            admitted = self.output.admit(self._made.pop(index))
             if isinstance(admitted, Envelope):
                 self._set_ready(index, admitted)
             else:
-                self._threads.run(admitted, partial(self._set_ready, index))
+                self._finishers.run(admitted, partial(self._set_ready, index))
 
     def fail_rest(self, kind: str, message: str) -> None:
         """Let every item that has no result yet fail, started or not."""

@@ -17,6 +17,8 @@ URL_SECONDS = 604_800
 """How long a presigned URL holds: the most that the signature allows, and what the SDK's own upload gives."""
 QUERY = "?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={}%2F20000101%2F{}%2Fs3%2Faws4_request"
 QUERY += f"&X-Amz-Date=20000101T000000Z&X-Amz-Expires={URL_SECONDS}&X-Amz-SignedHeaders=host&X-Amz-Signature={'0' * 64}"
+STORES = re.compile(r"(s3(api)?|oss|cos|obs)[.-]|storage\.|[a-z]+[0-9]*\.(digitaloceanspaces|linodeobjects|vultrobjects)\.com$")
+"""The hosts of stores, as far as they are named like that; elsewhere the bucket is in the path."""
 REGIONS = (
     re.compile(r"(?:^|\.)s3(?:api)?[.-]([a-z]{2,}-[a-z0-9-]*[0-9])\.", re.IGNORECASE),
     re.compile(r"([a-z]+[0-9])\.digitaloceanspaces\.com$"),
@@ -55,12 +57,20 @@ class Bucket:
     def virtual(self) -> bool:
         """Whether the bucket's name stands in the host: where it was given so, and at Amazon, which prefers it."""
         host = urlsplit(self.access.endpoint_url).hostname or ""
-        return host.startswith(f"{self.access.bucket}.") or host.endswith(".amazonaws.com")
+        return self._is_in_the_host or host.endswith(".amazonaws.com")
 
     @property
     def endpoint_url(self) -> str:
         """Where the store is, without the bucket's name."""
-        return self.access.endpoint_url.replace(f"//{self.access.bucket}.", "//", 1)
+        url = self.access.endpoint_url
+        return url.replace(f"//{self.access.bucket}.", "//", 1) if self._is_in_the_host else url
+
+    @property
+    def _is_in_the_host(self) -> bool:
+        """Whether what follows the bucket's name in the host is a store's: a host may be named like a bucket."""
+        host = urlsplit(self.access.endpoint_url).hostname or ""
+        first, _, rest = host.partition(".")
+        return first == self.access.bucket and STORES.match(rest) is not None
 
     @property
     def region(self) -> str:
@@ -74,8 +84,10 @@ class Bucket:
         place = f"{self.endpoint_url}/{quote(self.access.bucket)}/{quote(key)}"
         return len(place) + len(QUERY.format(quote(self.access.key_id.get_secret_value(), safe=""), self.region))
 
-    def store(self, key: str, body: bytes) -> str:
-        """Put ``body``, JSON, under ``key``; return a URL from which anyone can read it for ``URL_SECONDS``.
+    def store(self, key: str, body: bytes, content_type: str = "application/json", name: str = "") -> str:
+        """Put ``body`` under ``key``; return a URL from which anyone can read it for ``URL_SECONDS``.
+
+        A browser shows it, and saves it as ``name`` if it has one.
 
         Raises ``NotStored`` once the client's own retries are used up. Blocks.
         """
@@ -83,11 +95,13 @@ class Bucket:
             place = {"Bucket": self.access.bucket, "Key": key}
             with self._making:
                 client = self._client
-            client.put_object(**place, Body=body, ContentType="application/json")
+            shown = {"ContentDisposition": f'inline; filename="{name}"'} if name else {}
+            client.put_object(**place, Body=body, ContentType=content_type, **shown)
             url: str = client.generate_presigned_url("get_object", Params=place, ExpiresIn=URL_SECONDS)
             return url
         except Exception as error:
-            raise NotStored(f"A result of {len(body)} bytes could not be stored: {_reason(error)}.") from None
+            what = f"{name}, {content_type}" if name else "A result"
+            raise NotStored(f"{what} of {len(body)} bytes could not be stored: {_reason(error)}.") from None
 
     @cached_property
     def _client(self) -> Any:

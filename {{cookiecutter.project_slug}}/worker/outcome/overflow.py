@@ -9,7 +9,8 @@ from functools import partial
 
 from worker import log
 from worker.outcome.bucket import Bucket, NotStored
-from worker.outcome.result import Envelope, failure, reference
+from worker.outcome.files import Unencoded
+from worker.outcome.result import Envelope, describe, failure, reference, success_with_files
 from worker.refusal import Refused
 
 BODY_AROUND_CHUNKS = len('{"output": []}')
@@ -40,6 +41,7 @@ class Output:
         first_index: int = 0,
         chunked: bool = False,
         bucket: Bucket | None = None,
+        inline_file_bytes: int = 100_000,
     ) -> None:
         self.size = BODY_AROUND_CHUNKS
         self.failing_since: float | None = None
@@ -48,6 +50,7 @@ class Output:
         self._left = items
         self._limit = limit
         self._bucket = bucket
+        self._inline_file_bytes = inline_file_bytes
         self._around = SEPARATOR + (CHUNK_BRACKETS if chunked else 0)
         last = first_index + items
         reserves = [(failure(last, TOO_LARGE, message).size, message) for message in (FULL, "")]
@@ -65,16 +68,32 @@ class Output:
         That is ``envelope`` itself, or if it is too large a reference, or without room for one its short stand-in.
         """
         self._left -= 1
-        too_large_to_stream = self._bucket and envelope.success and envelope.size > CHUNK_BYTES
+        too_large_to_stream = self._bucket and envelope.result and envelope.size > CHUNK_BYTES
         if not too_large_to_stream and self._claim(envelope.size):
             return envelope
-        if self._bucket and envelope.success:
+        if self._bucket and envelope.result:
             body = envelope.result
             if self._claim(size := self._reference(self._bucket, envelope.index, len(body))):
                 return partial(self._store, self._bucket, envelope.index, body, size)
         stand_in = failure(envelope.index, TOO_LARGE, self._message)
         self._claim(stand_in.size)
         return stand_in
+
+    def seal(self, index: int, value: Unencoded) -> Envelope:
+        """Return the envelope of a result with files in it: a large one is stored, if there is a bucket. Blocks."""
+
+        def place(content: bytes, content_type: str, name: str) -> str | None:
+            if not self._bucket or len(content) <= self._inline_file_bytes:
+                return None
+            name = f"{index}-{name}"
+            return self._bucket.store(f"{self._job_id}/{name}", content, content_type, name)
+
+        try:
+            return success_with_files(index, value, place)
+        except BaseException as error:  # the texts and the images are the task's
+            raised = describe(error)
+            log.error(f"Item {index}: a file of its result could not be sent", raised, self._job_id)
+            return raised.envelope(index)
 
     def shrink(self, envelopes: list[Envelope], spare: int) -> list[Envelope] | None:
         """Return ``envelopes`` with the largest results stored, or else in their short form, to spare so many bytes.
@@ -87,7 +106,7 @@ class Output:
             envelope = envelopes[place]
             if left <= 0:
                 break
-            if not envelope.success or envelope.stored:
+            if not envelope.result:
                 continue
             short = failure(envelope.index, TOO_LARGE, REFUSED)
             if self._bucket and self._reference(self._bucket, envelope.index, MOST_BYTES) < envelope.size:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
+from worker.outcome.files import File, Place, Unencoded
 from worker.refusal import sendable
 
 MAX_KIND = 100
@@ -23,6 +24,8 @@ MAX_FRAMES = 16
 """Innermost frames per exception in the log; a deep recursion would take seconds to print."""
 MAX_CAUSES = 4
 """Exceptions in the log that led to one another, and those of a group that are named."""
+
+RETURNABLE = "cannot be returned: return JSON, models, dataclasses, arrays, or files as bytes, Path or Pillow image."
 
 _own: Any = vars(BaseException)
 """The attributes that every exception has, whatever its class makes of their names."""
@@ -38,7 +41,7 @@ class Envelope:
     success: bool
     encoded: bytes
     stored: bool = False
-    """Whether the result is in a bucket, and its URL here."""
+    """Whether the result, or a file of it, is in a bucket."""
 
     @property
     def size(self) -> int:
@@ -53,8 +56,9 @@ class Envelope:
 
     @property
     def result(self) -> bytes:
-        """The result alone, of an envelope that has one and holds it."""
-        return self.encoded[len(_BEFORE_RESULT % self.index) : -1]
+        """The result alone, of an envelope that holds it, or else nothing."""
+        before = _BEFORE_RESULT % self.index
+        return self.encoded[len(before) : -1] if self.encoded.startswith(before) else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,25 @@ class Raised:
 def success(index: int, value: object) -> Envelope:
     """Return the envelope of ``value``, encoded, so that nobody can change it once it is measured.
 
-    Pydantic models, dataclasses, datetimes, enums, sets, NumPy scalars and arrays become JSON. Raises whatever the
+    Pydantic models, dataclasses, datetimes, enums, sets, NumPy scalars and arrays become JSON; files are not for here.
+    Raises whatever the
     encoders raise for what cannot: ``ValueError`` for NaN, cycles and lone surrogates, ``TypeError`` for other objects.
     """
     result = encoded(to_jsonable_python(value, fallback=_listed))
     return Envelope(index, True, b"%b%b}" % (_BEFORE_RESULT % index, result))
+
+
+def success_with_files(index: int, value: Unencoded, place: Place) -> Envelope:
+    """Return the envelope of ``value``, which has files in it, once they are in their ``place``; blocks.
+
+    Raises what ``success`` does, what ``place`` does, and ``NotAFile``.
+    """
+
+    def to_json(value: object, body: Callable[[Any], object]) -> bytes:
+        return encoded(to_jsonable_python(value, fallback=lambda inner: (body if _is_file(inner) else _listed)(inner)))
+
+    result = value.encode(place, to_json)
+    return Envelope(index, True, b"%b%b}" % (_BEFORE_RESULT % index, result), stored=value.stored)
 
 
 def reference(index: int, url: str, size: int) -> Envelope:
@@ -166,4 +184,8 @@ def _listed(value: object) -> object:
     tolist = getattr(value, "tolist", None)
     if callable(tolist):
         return tolist()
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    raise TypeError(f"{type(value).__name__} {RETURNABLE}")
+
+
+def _is_file(value: object) -> bool:
+    return isinstance(value, File)

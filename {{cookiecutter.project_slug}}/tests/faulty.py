@@ -90,7 +90,7 @@ class Faulty:
     @property
     def command(self) -> list[str]:
         """The command of this project's worker, which takes this server for the endpoint."""
-        ours = protocol(f"http://127.0.0.1:{self._port}/v2/local", "").items()
+        ours = protocol(f"http://127.0.0.1:{self._port}/v2/local", "", "").items()
         webhooks = [f"{name}={url}" for name, url in ours if name.startswith("RUNPOD_WEBHOOK_")]
         return ["env", *webhooks, sys.executable, "-u", "handler.py"]
 
@@ -137,7 +137,8 @@ class Faulty:
 
         async def forward() -> web.Response:
             url = self.endpoint_url + request.raw_path.removeprefix("/v2/local")
-            async with self._session.request(request.method, url, data=body) as answer:
+            secret = {"Authorization": request.headers["Authorization"]}
+            async with self._session.request(request.method, url, data=body, headers=secret) as answer:
                 return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
 
         planned = self._planned[route]

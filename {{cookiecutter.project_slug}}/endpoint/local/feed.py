@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
-from endpoint.local.queue import Job, Queue
+from endpoint.local.job import Job
+from endpoint.local.queue import Queue
 
 JOBS = 50
 """Jobs shown: the latest to change."""
@@ -45,18 +46,17 @@ class Card:
 
     def news(self) -> dict[str, Any]:
         """Return what to show, with the results since the last call; ``age`` and the other times are milliseconds."""
-        job, outcome = self.job, self.job.outcome
-        items = job.request["input"].get("items") if isinstance(job.request["input"], dict) else None
-        news = {key: value for key, value in job.state().items() if key not in ("output", "error")} | {
+        job, result = self.job, self.job.result()
+        news = job.facts() | {
             "final": job.final,
             "age": round((time.monotonic() - job.queued) * 1000),
-            "items": len(items) if isinstance(items, list) else None,
+            "items": job.items,
             "count": self.count,
             "failed": self.failed,
-            "error": preview(outcome["error"]) if "error" in outcome else None,
-            "progress": preview(outcome["output"]) if "output" in outcome and not job.final else None,
+            "error": preview(result["error"]) if "error" in result else None,
+            "progress": preview(result["output"]) if "output" in result and not job.final else None,
             "fresh": self.fresh,
-            "results": [line(*result) for result in self.results],
+            "results": [line(*each) for each in self.results],
         }
         self.results.clear()
         self.fresh, self.told = False, True
@@ -93,7 +93,7 @@ class Feed:
         finally:
             self._queue.watchers.remove(self._see)
 
-    def _see(self, job: Job, *chunk: Any) -> None:
+    def _see(self, job: Job, *chunk: bytes) -> None:
         if time.monotonic() - self._read > PATIENCE:
             self._lost = True
             self._cards.clear()
@@ -103,7 +103,7 @@ class Feed:
         if card is None or job.status == "IN_QUEUE" or (job.final and card.count < len(so_far(job))):
             card = Card(job)  # new to this page, begun anew, or with results that were fetched before the page was open
         else:
-            card.add(results_in(chunk), time.monotonic() - (job.taken or job.queued))
+            card.add(results_in(map(output_of, chunk)), time.monotonic() - (job.taken or job.queued))
         card.told = False
         self._cards[job.id] = card
         if len(self._cards) > JOBS:
@@ -112,10 +112,15 @@ class Feed:
 
 def so_far(job: Job) -> list[Any]:
     """Return the results of ``job`` that are still here: all, in its output, or those that no caller has fetched."""
-    if job.final and "output" in job.outcome:
-        output = job.outcome["output"]
+    if job.final and "output" in (result := job.result()):
+        output = result["output"]
         return results_in(output if isinstance(output, list) else [output])
-    return results_in(job.chunks)
+    return results_in(map(output_of, job.chunks))
+
+
+def output_of(chunk: bytes) -> Any:
+    """Return what a worker yielded, read."""
+    return json.loads(chunk)["output"]
 
 
 def results_in(chunks: Iterable[Any]) -> list[Any]:

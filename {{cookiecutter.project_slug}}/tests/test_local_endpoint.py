@@ -227,6 +227,8 @@ def test_a_result_nested_as_deep_as_may_be_comes_back(quiet: Caller, depth: int)
     assert quiet.as_worker("POST", "job-done", job_id, f'{{"output": {deep}}}').status_code == 200
     assert deep in quiet.get(f"/status/{job_id}").text
     assert deep in quiet.get(f"/stream/{job_id}").text
+    with httpx.stream("GET", f"{quiet.endpoint.page_url}feed", headers={"Authorization": "any"}) as feed:
+        assert any(job_id in line for line in feed.iter_lines())
 
 
 def test_several_jobs_can_be_taken_at_once(quiet: Caller) -> None:

@@ -20,6 +20,7 @@ PAUSE = 0.2
 """Seconds between two lots of news."""
 PATIENCE = 10.0
 """Seconds until nothing more is kept for a page that has stopped reading; it connects again when it wakes up."""
+TOO_DEEP = "nested too deeply to be shown"
 
 _encoder = json.JSONEncoder(ensure_ascii=False)
 
@@ -46,7 +47,7 @@ class Card:
 
     def news(self) -> dict[str, Any]:
         """Return what to show, with the results since the last call; ``age`` and the other times are milliseconds."""
-        job, result = self.job, self.job.result()
+        job, result = self.job, read(b"{%s}" % self.job.outcome)
         news = job.facts() | {
             "final": job.final,
             "age": round((time.monotonic() - job.queued) * 1000),
@@ -112,15 +113,24 @@ class Feed:
 
 def so_far(job: Job) -> list[Any]:
     """Return the results of ``job`` that are still here: all, in its output, or those that no caller has fetched."""
-    if job.final and "output" in (result := job.result()):
+    if job.final and "output" in (result := read(b"{%s}" % job.outcome)):
         output = result["output"]
         return results_in(output if isinstance(output, list) else [output])
     return results_in(map(output_of, job.chunks))
 
 
+def read(text: bytes) -> dict[str, Any]:
+    """Return the ``output`` or the ``error`` in what a worker sent."""
+    try:
+        content: dict[str, Any] = json.loads(text)
+    except RecursionError:
+        return {"output": TOO_DEEP}
+    return content
+
+
 def output_of(chunk: bytes) -> Any:
-    """Return what a worker yielded, read."""
-    return json.loads(chunk)["output"]
+    """Return what a worker yielded."""
+    return read(chunk)["output"]
 
 
 def results_in(chunks: Iterable[Any]) -> list[Any]:
@@ -159,7 +169,7 @@ def preview(content: Any) -> str:
             if len(text) > PREVIEW:
                 break
     except RecursionError:
-        return "nested too deeply to be shown"
+        return TOO_DEEP
     return text if len(text) <= PREVIEW else f"{text[:PREVIEW]} … (the first {PREVIEW:,} characters)"
 
 

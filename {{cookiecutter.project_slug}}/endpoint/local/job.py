@@ -1,7 +1,6 @@
 """One request, and all that has come of it. What was sent is kept as the JSON that came, and goes out so."""
 
 import asyncio
-import json
 import time
 import uuid
 from collections import deque
@@ -130,11 +129,6 @@ class Job:
     def handout(self) -> bytes:
         """Return what a worker is given."""
         return join({"id": self.id} if self.batch is None else {"id": self.id, "batchId": self.batch}, self.request)
-
-    def result(self) -> dict[str, Any]:
-        """Return the ``output`` or the ``error``, read."""
-        result: dict[str, Any] = json.loads(b"{%s}" % self.outcome)
-        return result
 
 
 def join(facts: dict[str, Any], more: bytes) -> bytes:

@@ -126,6 +126,24 @@ def test_a_worker_that_stops_a_job_is_kept(tmp_path: Path) -> None:
         assert caller.runsync([0])["output"] == first
 
 
+def test_a_job_that_is_tried_again_at_once_is_done_by_the_same_worker(tmp_path: Path) -> None:
+    """What told the worker to stop its first run does not stop the second."""
+    handler = (
+        "import asyncio\n"
+        "async def handler(job):\n"
+        "    runs.append(job['id'])\n"
+        "    await asyncio.sleep(600 if len(runs) == 1 else 1.5)\n"
+        "    return len(runs)\n"
+        "runs = []"
+    )
+    with serving(tmp_path, handler) as caller:
+        job_id = caller.post("/run", json={"input": {}, "policy": {"executionTimeout": 5_000}}).json()["id"]
+        until(lambda: caller.status(job_id)["status"] == "TIMED_OUT")
+        caller.post(f"/retry/{job_id}").raise_for_status()
+        state = caller.get(f"/status-sync/{job_id}").json()
+        assert (state["status"], state["output"], state["workerId"]) == ("COMPLETED", 2, "worker-1")
+
+
 def test_what_a_worker_says_it_has_in_hand_is_what_it_has_not_stopped(
     alone: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:

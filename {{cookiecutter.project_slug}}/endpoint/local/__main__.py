@@ -14,7 +14,8 @@ def main() -> None:
     """Serve until interrupted; exit 1 with a sentence if the port is taken or no worker starts."""
     parser = argparse.ArgumentParser(
         prog="python -m endpoint.local",
-        usage="%(prog)s [--port PORT] [--workers COUNT] [--distance MS] [-- COMMAND … | --image NAME [-- OPTION …]]",
+        usage="%(prog)s [--port PORT] [--workers COUNT] [--batch-workers COUNT] [--distance MS] [--rate-limits] "
+        "[-- COMMAND … | --image NAME [-- OPTION …]]",
         description="Runpod's job API and worker protocol on this machine, with workers in their production loop.",
     )
     parser.add_argument("--port", type=_port, default=8000, help="port to serve on; 0 takes a free one (default: 8000)")

@@ -81,8 +81,6 @@ class Queue:
 
     def retry(self, job: Job) -> None:
         """Queue a failed job again, without what came of it."""
-        if job.worker is not None:
-            self.stops.hush(job.worker, job.id)
         self._ended.pop(job.id, None)
         self._settle(job, b"")
         job.retries = 0

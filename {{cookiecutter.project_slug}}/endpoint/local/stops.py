@@ -43,16 +43,12 @@ class Stops:
 
     def stop(self, worker: str, job_id: str, times: int = TIMES) -> None:
         """Tell ``worker`` to stop the job, for so many ``times``, and wait until it has."""
-        loop = asyncio.get_running_loop()
-        if times:
-            self._said.setdefault(worker, []).append(job_id)
-            self.changed.notify()
-        timer = (
-            loop.call_later(PAUSE, self.stop, worker, job_id, times - 1)
-            if times > 1
-            else loop.call_later(GRACE, self._ignore, worker)
-        )
-        self._stops.setdefault(worker, {})[job_id] = Stop(max(times - 1, 0), timer)
+        later = asyncio.get_running_loop().call_later
+        self._said.setdefault(worker, []).append(job_id)
+        self.changed.notify()
+        left = times - 1
+        timer = later(PAUSE, self.stop, worker, job_id, left) if left else later(GRACE, self._ignore, worker)
+        self._stops.setdefault(worker, {})[job_id] = Stop(left, timer)
 
     async def wait(self, worker: str, ends: Callable[[], bool], seconds: float) -> list[str]:
         """Return the jobs that ``worker`` should stop, waiting for one until ``seconds`` have passed or ``ends()``."""
@@ -65,13 +61,8 @@ class Stops:
             if not stop.left and job_id not in in_hand:
                 self._drop(worker, job_id)
 
-    def hush(self, worker: str, job_id: str) -> None:
-        """Tell ``worker`` no more: the job is to be done again. It still has to stop what it has of it."""
-        if self._drop(worker, job_id):
-            self.stop(worker, job_id, 0)
-
     def take(self, worker: str, job_id: str) -> None:
-        """Note that ``worker`` has been given the job again: it has let go of it before, or has room beside it."""
+        """Say no more: ``worker`` has been given the job again, and would stop that."""
         self._drop(worker, job_id)
 
     def forget(self, worker: str) -> None:

@@ -46,7 +46,8 @@ class Worker:
 
     def is_known_by(self, *given: str) -> bool:
         """Whether its secret is among what was ``given``."""
-        return any(secrets.compare_digest(each.encode(), self.secret.encode()) for each in given)
+        right = self.secret.encode()
+        return any(secrets.compare_digest(each.removeprefix("Bearer ").encode(), right) for each in given)
 
     def seen(self) -> None:
         """Note a poll."""

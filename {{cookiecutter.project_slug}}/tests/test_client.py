@@ -21,7 +21,7 @@ from tests.calling import KEY, Answer, Request, client, command, environment, pr
 from tests.conftest import PROJECT, Caller, Serve
 
 STORING = """
-import worker.before_sdk, os, runpod
+import worker.intake.before_sdk, os, runpod
 def handler(job):
     for index, name in enumerate(job["input"]["items"]):
         yield {"index": index, "success": True, "result_url": os.environ["BUCKET"] + "/" + name, "bytes": 1_000_002}
@@ -32,7 +32,7 @@ runpod.serverless.start({"handler": handler, "return_aggregate_stream": True})
 
 @pytest.fixture(scope="module")
 def echo(serve: Serve) -> Caller:
-    return serve("hostile", JOB_CONCURRENCY="16")
+    return serve("hostile")
 
 
 @pytest.fixture(scope="module")

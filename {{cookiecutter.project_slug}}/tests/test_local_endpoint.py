@@ -339,6 +339,18 @@ def test_a_job_is_not_handed_to_a_worker_that_has_hung_up() -> None:
     asyncio.run(scenario())
 
 
+def test_jobs_that_come_together_are_shared_by_the_workers_that_wait() -> None:
+    async def scenario() -> None:
+        queue = Queue()
+        asking = [asyncio.create_task(queue.take(name, 8, 5, here)) for name in ("one", "other", "third")]
+        await asyncio.sleep(0)
+        jobs = [submit(queue) for _ in range(7)]
+        assert [len(taken) for taken in await asyncio.gather(*asking)] == [3, 2, 2]
+        assert {job.worker for job in jobs} == {"one", "other", "third"}
+
+    asyncio.run(scenario())
+
+
 def test_what_is_kept_has_a_bound_and_the_oldest_results_go_first() -> None:
     async def scenario() -> None:
         queue = Queue(memory=1_000_000)

@@ -41,6 +41,7 @@ class Queue:
         self._held: defaultdict[str, dict[str, Job]] = defaultdict(dict)
         self._ended: dict[str, Job] = {}
         self._arrived = Signal()
+        self._asking = 0
         self._retired: set[str] = set()
 
     @property
@@ -104,17 +105,27 @@ class Queue:
         self._end(job, status)
 
     async def take(self, worker: str, most: int, seconds: float, gone: Callable[[], Awaitable[bool]]) -> list[Job]:
-        """Give ``worker`` up to ``most`` jobs, waiting up to ``seconds`` for one.
+        """Give ``worker`` up to ``most`` jobs, its share if others wait too, waiting up to ``seconds`` for one.
 
         ``gone`` tells whether an asker who had to wait has hung up: a job handed to nobody would be lost.
         """
-        if not self._waiting:
+        waits = not self._waiting
+        self._asking += 1
+        try:
             await self._arrived.wait(lambda: bool(self._waiting) or worker in self._retired, seconds)
-            if not self._waiting or await gone():
-                return []
+        finally:
+            self._asking -= 1
         if worker in self._retired:
             return []
-        jobs = [self._waiting.popitem(last=False)[1] for _ in range(min(most, len(self._waiting)))]
+        share = -(-len(self._waiting) // (self._asking + 1))
+        jobs = [self._waiting.popitem(last=False)[1] for _ in range(min(most, share))]
+        if waits and jobs:  # whoever asks meanwhile finds the next ones, and a cancelled job has ended
+            hung_up = await gone()
+            jobs = [job for job in jobs if job.status == "IN_QUEUE"]
+            if hung_up:
+                for job in reversed(jobs):
+                    self._enqueue(job, first=True)
+                return []
         for job in jobs:
             self.stops.take(worker, job.id)
             job.status, job.worker, job.taken = "IN_PROGRESS", worker, time.monotonic()

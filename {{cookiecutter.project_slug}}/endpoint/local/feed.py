@@ -47,7 +47,7 @@ class Card:
 
     def news(self) -> dict[str, Any]:
         """Return what to show, with the results since the last call; ``age`` and the other times are milliseconds."""
-        job, result = self.job, read(b"{%s}" % self.job.outcome)
+        job, result = self.job, read(b"{" + self.job.outcome + b"}")
         news = job.facts() | {
             "final": job.final,
             "age": round((time.monotonic() - job.queued) * 1000),
@@ -113,7 +113,7 @@ class Feed:
 
 def so_far(job: Job) -> list[Any]:
     """Return the results of ``job`` that are still here: all, in its output, or those that no caller has fetched."""
-    if job.final and "output" in (result := read(b"{%s}" % job.outcome)):
+    if job.final and "output" in (result := read(b"{" + job.outcome + b"}")):
         output = result["output"]
         return results_in(output if isinstance(output, list) else [output])
     return results_in(map(output_of, job.chunks))

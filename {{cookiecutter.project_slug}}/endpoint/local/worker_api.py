@@ -64,7 +64,7 @@ def worker_api(api: Routes, find: Callable[[str], Worker | None]) -> None:
         worker, job, body = await posted(request)
         output = body.content.get("output")
         if len(body.text) <= MAX_CHUNK + ENVELOPE:
-            worker.queue.stream(job, b"{%s}" % (members(body, {"output"}) or b'"output":null'))
+            worker.queue.stream(job, b"{" + (members(body, {"output"}) or b'"output":null') + b"}")
         elif isinstance(output, str):
             for start in range(0, len(output), PIECE):
                 worker.queue.stream(job, encode({"output": output[start : start + PIECE]}))

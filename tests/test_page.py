@@ -285,6 +285,31 @@ def test_jobs_of_other_callers_and_jobs_from_before_are_shown(page: Page) -> Non
     assert "from elsewhere" in page.one(".text").text
 
 
+def test_batches_have_a_tab_of_their_own(page: Page) -> None:
+    headers = {"Authorization": "Bearer any"}
+    with httpx.Client(base_url=f"{page.url}v2/local", headers=headers) as caller:
+        batch_id = caller.post("/batch", json=[{"input": {"items": ["one"]}}, {"input": {"unknown": 1}}]).json()["id"]
+        assert not page.one("#batches").is_displayed()
+        page.one("#jobs-tab").send_keys(Keys.ARROW_RIGHT)
+        page.until(lambda: page.texts("#batches .word") == ["draft"])
+        assert page.texts("#batches .id") == [batch_id]
+        assert page.one("#batches-tab").get_attribute("aria-selected") == "true"
+        assert not page.one("#jobs-shown").is_displayed()
+        caller.put(f"/batch/{batch_id}", json={"name": HOSTILE}).raise_for_status()
+        caller.post(f"/batch/{batch_id}/finalize").raise_for_status()
+        page.until(lambda: page.texts("#batches .word") == ["completed"])
+        assert page.texts("#batches .id") == [HOSTILE]
+        assert page.texts("#batches .tally") == ["2 of 2 requests"]
+        assert page.texts("#batches .failures") == ["1 failed"]
+        assert not page.one("#batches .cancel").is_displayed()
+        caller.post("/batch", json=[{"input": {"items": ["two"]}}])
+        page.until(lambda: page.texts("#batches .word") == ["draft", "completed"])
+        page.one("#batches .cancel").click()
+        page.until(lambda: page.texts("#batches .word") == ["cancelled", "completed"])
+        page.one("#jobs-tab").click()
+        assert page.driver.title == "Local endpoint"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_a_telephone_in_both_schemes(page: Page, scheme: str) -> None:
     size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}

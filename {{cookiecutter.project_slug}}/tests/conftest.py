@@ -2,6 +2,7 @@
 
 import worker.intake.before_sdk  # noqa: F401  # isort: skip  # before the SDK
 
+import json
 import os
 import shutil
 import socket
@@ -41,6 +42,26 @@ class Caller:
     def runsync(self, items: list[Any], **options: Any) -> dict[str, Any]:
         state: dict[str, Any] = self.post("/runsync", json=self._job(items, options)).json()
         return state
+
+    def take(self) -> dict[str, Any]:
+        """Take a job as the endpoint's worker would."""
+        job: dict[str, Any] = self.as_worker("GET", "job-take").json()
+        return job
+
+    def chunk(self, job_id: str, output: Any) -> httpx.Response:
+        """Post a chunk as the worker would."""
+        return self.as_worker("POST", "job-stream", job_id, json.dumps({"output": output}))
+
+    def done(self, job_id: str, body: Any) -> httpx.Response:
+        """Post a result as the worker would."""
+        return self.as_worker("POST", "job-done", job_id, json.dumps(body))
+
+    def as_worker(self, method: str, route: str, job: str = "", content: str = "", **params: Any) -> httpx.Response:
+        """Call a route of the worker protocol as the endpoint's first worker."""
+        worker = self.endpoint.workers.running[0]
+        path = "/".join(filter(None, ("", route, worker.id, job)))
+        headers = {"Authorization": worker.secret}
+        return self.http.request(method, path, content=content, params={"gpu": "none", **params}, headers=headers)
 
     @staticmethod
     def _job(items: list[Any], options: dict[str, Any]) -> dict[str, Any]:

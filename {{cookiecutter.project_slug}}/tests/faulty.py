@@ -98,7 +98,7 @@ class Faulty:
     @property
     def command(self) -> list[str]:
         """The command of this project's worker, which takes this server for the endpoint."""
-        ours = protocol(f"http://127.0.0.1:{self._port}/v2/local", "").items()
+        ours = protocol(f"http://127.0.0.1:{self._port}/v2/local", "", "").items()
         webhooks = [f"{name}={url}" for name, url in ours if name.startswith("RUNPOD_WEBHOOK_")]
         return ["env", *webhooks, sys.executable, "-u", "handler.py"]
 
@@ -154,7 +154,8 @@ class Faulty:
 
         async def forward() -> web.Response:
             url = self.endpoint_url + request.raw_path.removeprefix("/v2/local")
-            async with self._session.request(request.method, url, data=io.BytesIO(body)) as answer:
+            secret = {"Authorization": request.headers["Authorization"]}
+            async with self._session.request(request.method, url, data=io.BytesIO(body), headers=secret) as answer:
                 return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
 
         planned = self._planned[route]

@@ -19,7 +19,10 @@ import pytest
 import runpod
 
 from endpoint.local import LocalEndpoint
-from endpoint.local.queue import Queue
+from endpoint.local.body import Body
+from endpoint.local.job import Job
+from endpoint.local.queue import Full, Queue
+from endpoint.local.rate_limits import LIMITS
 from tests.conftest import PROJECT, Caller, Serve
 
 IDLE = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -37,13 +40,11 @@ def quiet() -> Iterator[Caller]:
         yield caller
 
 
-def take(caller: Caller, worker: str = "mine") -> dict[str, Any]:
-    job: dict[str, Any] = caller.get(f"/job-take/{worker}?gpu=none&job_in_progress=0").json()
-    return job
-
-
-def done(caller: Caller, job_id: str, body: Any, worker: str = "mine") -> httpx.Response:
-    return caller.post(f"/job-done/{worker}/{job_id}?gpu=none&isStream=false", content=json.dumps(body))
+@pytest.fixture
+def alone() -> Iterator[Caller]:
+    """Serve an endpoint for one test, whose worker is lost after it."""
+    with LocalEndpoint(IDLE) as endpoint, Caller(endpoint, Path(os.devnull)) as caller:
+        yield caller
 
 
 def test_run_status_and_stream_have_the_platforms_shapes(echo: Caller) -> None:
@@ -65,6 +66,43 @@ def test_runsync_answers_with_the_state_when_its_wait_has_passed(quiet: Caller) 
     assert state["status"] == "IN_QUEUE"
     assert quiet.post("/runsync?wait=10", json={"input": {}}).status_code == 400
     assert quiet.post("/purge-queue").json() == {"removed": 1, "status": "completed"}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_status_sync_waits_for_the_result(quiet: Caller, method: str) -> None:
+    job_id = quiet.post("/runsync?wait=1000", json={"input": {}}).json()["id"]
+    path = f"/status-sync/{job_id}"
+    assert quiet.http.request(method, path, params={"wait": 1_000}).json()["status"] == "IN_QUEUE"
+    assert quiet.http.request(method, path, params={"wait": 10}).status_code == 400
+    assert quiet.http.request(method, "/status-sync/nobody").status_code == 404
+    quiet.take()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(quiet.http.request, method, path)
+        quiet.done(job_id, {"output": 7})
+        state = waiting.result().json()
+    assert (state["id"], state["status"], state["output"]) == (job_id, "COMPLETED", 7)
+
+
+def test_a_job_lives_as_long_as_a_look_at_it_says(quiet: Caller) -> None:
+    job_id = quiet.run([1])
+    assert quiet.get(f"/status/{job_id}?ttl=none").status_code == 400
+    assert quiet.get(f"/status/{job_id}?ttl=300").json()["status"] == "IN_QUEUE"
+    with ThreadPoolExecutor() as pool:
+        ended = pool.submit(quiet.get, f"/status-sync/{job_id}").result().json()
+    assert ended["status"] == "CANCELLED"
+    assert quiet.get(f"/status/{job_id}").status_code == 404
+
+
+def test_the_platforms_rate_limits_are_met_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIMITS, "stream", (100, 1))
+    with LocalEndpoint(IDLE, rate_limits=True) as endpoint, Caller(endpoint, Path(os.devnull)) as caller:
+        assert [caller.post("/purge-queue").status_code for _ in range(3)] == [200, 200, 429]
+        assert [caller.get("/health").status_code for _ in range(3)] == [200] * 3
+        job_id = caller.run([1])
+        with ThreadPoolExecutor() as pool:
+            answers = [*pool.map(caller.get, [f"/stream/{job_id}?wait=1000"] * 2)]
+        assert sorted(answer.status_code for answer in answers) == [200, 429]
+        assert "too many requests" in max(answers, key=lambda answer: answer.status_code).json()["error"]
 
 
 def test_the_sdks_client_works_unchanged(echo: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +131,7 @@ def test_the_sdks_asyncio_client_works_unchanged(echo: Caller, monkeypatch: pyte
     assert streamed == output == [{"index": 0, "success": True, "result": "a"}]
 
 
-@pytest.mark.parametrize("key", [None, "", "Bearer", "any"])
+@pytest.mark.parametrize("key", [None, "", "Bearer", "Basic dXNlcg=="])
 def test_a_request_without_a_key_is_refused(quiet: Caller, key: str | None) -> None:
     headers = {} if key is None else {"Authorization": key}
     answer = httpx.get(f"{quiet.endpoint.url}/health", headers=headers)
@@ -103,9 +141,10 @@ def test_a_request_without_a_key_is_refused(quiet: Caller, key: str | None) -> N
 
 def test_only_the_key_that_was_set_is_let_in() -> None:
     with LocalEndpoint(IDLE, api_key="right") as endpoint:
-        for key, status in (("right", 200), ("wrong", 401)):
-            answer = httpx.get(f"{endpoint.url}/health", headers={"Authorization": f"Bearer {key}"})
-            assert answer.status_code == status
+        for key, status in (("right", 200), ("wrong", 401), ("rightly", 401)):
+            for written in (key, f"Bearer {key}", f"bearer {key}"):  # the platform's documentation shows both
+                answer = httpx.get(f"{endpoint.url}/health", headers={"Authorization": written})
+                assert answer.status_code == status
 
 
 @pytest.mark.parametrize(
@@ -115,6 +154,8 @@ def test_only_the_key_that_was_set_is_let_in() -> None:
         b"{",
         b"[]",
         b'{"input": NaN}',
+        b'{"input": 1e400}',
+        b'{"input": [-1.5E+999]}',
         b'{"input": "\xff"}',
         b"[" * 200_000,
         b'{"webhook": "http://127.0.0.1"}',
@@ -131,53 +172,83 @@ def test_a_body_that_is_no_job_is_refused(quiet: Caller, body: bytes) -> None:
     assert answer.json()["error"].startswith("bad request")
 
 
-@pytest.mark.parametrize(("operation", "limit"), [("run", 10_000_000), ("runsync", 20_000_000)])
-def test_a_body_over_the_limit_is_refused(quiet: Caller, operation: str, limit: int) -> None:
+@pytest.mark.parametrize(("operation", "limit"), [("run", 10), ("runsync", 20)])
+def test_a_body_over_the_limit_is_refused_in_the_platforms_words(quiet: Caller, operation: str, limit: int) -> None:
     frame = len('{"input": {"x": ""}}')
-    for size, status in ((limit, 200), (limit + 1, 400)):
+    for size, status in ((limit * 2**20, 200), (limit * 2**20 + 1, 400)):
         body = b'{"input": {"x": "%s"}}' % (b"x" * (size - frame))
-        assert (
-            quiet.post(f"/{operation}?wait=1000" if operation == "runsync" else "/run", content=body).status_code
-            == status
-        )
+        answer = quiet.post(f"/{operation}", params={"wait": 1000}, content=body)
+        assert answer.status_code == status
+    assert f"exceeded max body size of {limit}MiB" in answer.json()["error"]
     quiet.post("/purge-queue")
 
 
 def test_a_job_passes_through_the_worker_protocol(quiet: Caller) -> None:
     job_id = quiet.run([1])
-    assert take(quiet) == {"id": job_id, "input": {"items": [1]}}
+    assert quiet.take() == {"id": job_id, "input": {"items": [1]}}
     assert quiet.status(job_id)["status"] == "IN_PROGRESS"
-    assert done(quiet, job_id, {"output": []}, worker="another").status_code == 404
-    assert quiet.post(f"/job-stream/mine/{job_id}?x", content='{"output": 1}').status_code == 200
-    assert quiet.post(f"/job-stream/mine/{job_id}?x", content='{"output": NaN}').status_code == 400
-    assert quiet.post(f"/job-stream/mine/{job_id}?x", content=json.dumps({"output": "x" * 10**6})).status_code == 400
-    assert done(quiet, job_id, {"status": "IN_PROGRESS", "output": "half"}).status_code == 200
+    assert quiet.chunk(job_id, 1).status_code == 200
+    assert quiet.as_worker("POST", "job-stream", job_id, '{"output": NaN}').status_code == 400
+    assert quiet.chunk(job_id, {"x": "x" * 10**6}).status_code == 400
+    assert quiet.done(job_id, {"status": "IN_PROGRESS", "output": "half"}).status_code == 200
     assert (quiet.status(job_id)["status"], quiet.status(job_id)["output"]) == ("IN_PROGRESS", "half")
-    assert done(quiet, job_id, {"output": "x" * 10**7}).status_code == 400
-    assert done(quiet, job_id, {"output": [1]}).status_code == 200
-    assert done(quiet, job_id, {"output": [1]}).status_code == 404
+    assert quiet.done(job_id, {"output": "x" * 10 * 2**20}).status_code == 400
+    assert quiet.done(job_id, {"output": [1]}).status_code == 200
+    assert quiet.done(job_id, {"output": [1]}).status_code == 404
     assert list(quiet.stream(job_id)) == [1]
     assert (quiet.status(job_id)["status"], quiet.status(job_id)["output"]) == ("COMPLETED", [1])
 
 
+def test_a_text_too_long_for_one_chunk_is_several(quiet: Caller) -> None:
+    job_id = quiet.run([1])
+    quiet.take()
+    text = "\U0001f600\u0000x" * 500_000
+    assert quiet.chunk(job_id, text).status_code == 200
+    pieces = [chunk["output"] for chunk in quiet.get(f"/stream/{job_id}").json()["stream"]]
+    assert "".join(pieces) == text
+    assert all(len(json.dumps(piece)) <= 1_000_000 for piece in pieces)
+    quiet.done(job_id, {"output": []})
+
+
+def test_what_nobody_knows_in_a_request_does_not_reach_the_worker(quiet: Caller) -> None:
+    request = {"input": {"items": [1]}, "id": "mine", "status": "COMPLETED", "policy": {"ttl": 20_000}, "output": 1}
+    known = {"webhook": "http://127.0.0.1:1/", "s3Config": {"bucketName": "x"}}
+    job_id = quiet.post("/run", json={**request, **known}).json()["id"]
+    assert quiet.take() == {"id": job_id, "input": {"items": [1]}, **known}
+    quiet.done(job_id, {"error": "no"})
+
+
+@pytest.mark.parametrize("depth", [253, 900])
+def test_a_result_nested_as_deep_as_may_be_comes_back(quiet: Caller, depth: int) -> None:
+    job_id = quiet.run([1])
+    quiet.take()
+    deep = "[" * depth + "]" * depth
+    assert quiet.as_worker("POST", "job-stream", job_id, f'{{"output": {deep}}}').status_code == 200
+    assert quiet.as_worker("POST", "job-done", job_id, f'{{"output": {deep}}}').status_code == 200
+    assert deep in quiet.get(f"/status/{job_id}").text
+    assert deep in quiet.get(f"/stream/{job_id}").text
+    with httpx.stream("GET", f"{quiet.endpoint.page_url}feed", headers={"Authorization": "any"}) as feed:
+        assert any(job_id in line for line in feed.iter_lines())
+
+
 def test_several_jobs_can_be_taken_at_once(quiet: Caller) -> None:
     ids = [quiet.run([number]) for number in range(3)]
-    jobs = quiet.get("/job-take-batch/mine?gpu=none&batch_size=2&job_in_progress=0").json()
+    jobs = quiet.as_worker("GET", "job-take-batch", batch_size=2).json()
     assert [job["id"] for job in jobs] == ids[:2]
-    assert take(quiet)["id"] == ids[2]
+    assert quiet.take()["id"] == ids[2]
     for job_id in ids:
-        done(quiet, job_id, {"output": []})
+        quiet.done(job_id, {"output": []})
 
 
-def test_a_cancelled_job_is_named_to_its_worker(quiet: Caller) -> None:
-    job_id = quiet.run([1])
-    take(quiet)
-    assert quiet.post(f"/cancel/{job_id}").json() == {"id": job_id, "status": "CANCELLED"}
-    assert quiet.get("/job-stop/mine?gpu=none").json() == {"jobsToStop": [job_id]}
-    assert done(quiet, job_id, {"output": []}).status_code == 404
-    waiting = quiet.run([1])
-    quiet.post(f"/cancel/{waiting}")
-    assert quiet.get("/health").json()["jobs"]["inQueue"] == 0
+def test_a_cancelled_job_is_named_to_its_worker(alone: Caller) -> None:
+    job_id = alone.run([1])
+    alone.take()
+    assert alone.post(f"/cancel/{job_id}").json() == {"id": job_id, "status": "CANCELLED"}
+    assert alone.as_worker("GET", "job-stop").json() == {"jobsToStop": [job_id]}
+    assert alone.done(job_id, {"output": []}).status_code == 404
+    waiting = alone.run([1])
+    alone.post(f"/cancel/{waiting}")
+    assert alone.get("/health").json()["jobs"]["inQueue"] == 0
 
 
 def test_a_job_that_is_cancelled_as_soon_as_it_is_taken_stops(serve: Serve, fifo: Path) -> None:
@@ -206,41 +277,102 @@ def test_a_worker_killed_while_it_starts_is_replaced_if_the_command_has_worked(s
 def test_only_a_failed_job_can_be_retried(quiet: Caller) -> None:
     job_id = quiet.run([1])
     assert quiet.post(f"/retry/{job_id}").status_code == 400
-    take(quiet)
-    done(quiet, job_id, {"error": "no"})
+    quiet.take()
+    quiet.done(job_id, {"error": "no"})
     assert quiet.status(job_id)["error"] == "no"
     assert quiet.post(f"/retry/{job_id}").json() == {"id": job_id, "status": "IN_QUEUE"}
     assert "error" not in quiet.status(job_id)
-    assert take(quiet)["id"] == job_id
-    done(quiet, job_id, {"output": []})
+    assert quiet.take()["id"] == job_id
+    quiet.done(job_id, {"output": []})
     assert quiet.post("/retry/nobody").status_code == 404
+
+
+async def here() -> bool:
+    return False
+
+
+async def gone() -> bool:
+    return True
+
+
+def submit(queue: Queue, operation: str = "run", **request: Any) -> Job:
+    body = {"input": {}, **request}
+    return queue.submit(Job.of(operation, Body(body, json.dumps(body).encode())))
 
 
 def test_a_job_over_its_execution_timeout_is_timed_out_and_stopped() -> None:
     async def scenario() -> None:
-        async def here() -> bool:
-            return False
-
         queue = Queue()
-        job = queue.submit("run", {"input": {}, "policy": {"executionTimeout": 50}})
+        job = submit(queue, policy={"executionTimeout": 50})
         assert await queue.take("mine", 1, 1, here) == [job]
         await job.changed.wait(lambda: job.final, 10)
-        assert job.state()["status"] == "TIMED_OUT"
-        assert job.state()["error"] == "executionTimeout exceeded"
-        assert await queue.stops("mine", 1) == [job.id]
+        assert json.loads(job.state())["status"] == "TIMED_OUT"
+        assert json.loads(job.state())["error"] == "executionTimeout exceeded"
+        assert await queue.stopped("mine", 1) == [job.id]
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_is_done_again_is_not_stopped_for_its_first_run() -> None:
+    async def scenario() -> None:
+        queue = Queue()
+        job = submit(queue, policy={"executionTimeout": 50})
+        await queue.take("mine", 1, 1, here)
+        await job.changed.wait(lambda: job.final, 10)
+        queue.retry(job)
+        job.policy = {}
+        assert await queue.take("mine", 1, 1, here) == [job]
+        assert await queue.stopped("mine", 1.2) == []
 
     asyncio.run(scenario())
 
 
 def test_a_job_is_not_handed_to_a_worker_that_has_hung_up() -> None:
     async def scenario() -> None:
-        async def gone() -> bool:
-            return True
-
         queue = Queue()
-        job = queue.submit("run", {"input": {}})
-        assert await queue.take("mine", 1, 1, gone) == []
+        asking = asyncio.create_task(queue.take("mine", 1, 5, gone))
+        await asyncio.sleep(0)
+        job = submit(queue)
+        assert await asking == []
         assert job.status == "IN_QUEUE"
+
+    asyncio.run(scenario())
+
+
+def test_jobs_that_come_together_are_shared_by_the_workers_that_wait() -> None:
+    async def scenario() -> None:
+        queue = Queue()
+        asking = [asyncio.create_task(queue.take(name, 8, 5, here)) for name in ("one", "other", "third")]
+        await asyncio.sleep(0)
+        jobs = [submit(queue) for _ in range(7)]
+        assert [len(taken) for taken in await asyncio.gather(*asking)] == [3, 2, 2]
+        assert {job.worker for job in jobs} == {"one", "other", "third"}
+
+    asyncio.run(scenario())
+
+
+def test_what_is_kept_has_a_bound_and_the_oldest_results_go_first() -> None:
+    async def scenario() -> None:
+        queue = Queue(memory=1_000_000)
+        jobs = []
+        for _ in range(10):
+            jobs.append(submit(queue))
+            [job] = await queue.take("mine", 1, 1, here)
+            queue.stream(job, b"x" * 90_000)
+            queue.done(job, b"x" * 90_000, "COMPLETED")
+        assert [*queue.jobs.values()] == jobs[5:]
+        while True:  # what has not ended is never dropped: what has makes room for it, then there is none
+            try:
+                jobs.append(submit(queue, input="x" * 90_000))
+            except Full:
+                break
+        assert [*queue.jobs.values()] == jobs[10:]
+        assert len(jobs) == 20
+        [job] = await queue.take("mine", 1, 1, here)
+        queue.stream(job, b"1" * 50_000)
+        queue.stream(job, b"2" * 50_000)
+        assert [chunk[:1] for chunk in job.chunks] == [b"2"]
+        assert queue.purge() == 9
 
     asyncio.run(scenario())
 
@@ -262,16 +394,16 @@ def test_a_webhook_is_told_the_final_state(quiet: Caller) -> None:
         listening.start()
         job = {"input": {"items": [1]}, "webhook": f"http://127.0.0.1:{server.server_port}/hook"}
         job_id = quiet.post("/run", json=job).json()["id"]
-        assert take(quiet)["webhook"] == job["webhook"]
-        done(quiet, job_id, {"output": [1]})
+        assert quiet.take()["webhook"] == job["webhook"]
+        quiet.done(job_id, {"output": [1]})
         listening.join(10)
     assert told == [quiet.status(job_id)]
 
 
 def test_what_comes_in_as_an_escaped_surrogate_goes_out_as_one(quiet: Caller) -> None:
     job_id = quiet.post("/run", content=r'{"input": {"x": "\ud800"}}').json()["id"]
-    assert take(quiet)["input"] == {"x": "\ud800"}
-    done(quiet, job_id, {"output": "\ud800"})
+    assert quiet.take()["input"] == {"x": "\ud800"}
+    quiet.done(job_id, {"output": "\ud800"})
     assert quiet.status(job_id)["output"] == "\ud800"
 
 

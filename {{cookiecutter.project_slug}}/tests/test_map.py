@@ -201,7 +201,7 @@ def test_a_result_that_cannot_be_fetched_is_asked_for_three_times(echo: Caller, 
             return Answer(403)
         submitted.append(request.path.endswith("/run"))
         answer = forward()
-        answer.body = answer.body.replace(b'"result":"away"', b'"result_url":"%s/empty"' % address.encode())
+        answer.body = answer.body.replace(b'"result": "away"', b'"result_url":"%s/empty"' % address.encode())
         return answer
 
     with proxy(echo.endpoint.base_url, meddle) as base_url:

@@ -18,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from endpoint.local import LocalEndpoint, feed, form
+from endpoint.local.body import Body
 from endpoint.local.feed import JOBS, PREVIEW, RESULTS, Feed, preview
 from endpoint.local.form import Form
-from endpoint.local.queue import Job, Queue
+from endpoint.local.job import Job
+from endpoint.local.queue import Queue
 from tests.conftest import PROJECT, Caller, MakeWorker, Serve, off_runpod
 
 IDLE = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -64,17 +66,9 @@ def open_page(endpoint: LocalEndpoint) -> Iterator[Page]:
         yield Page(itertools.chain([next(lines)], lines))  # from the first line on, it is told everything
 
 
-def chunk(caller: Caller, job_id: str, output: Any) -> None:
-    caller.post(f"/job-stream/mine/{job_id}?x", content=json.dumps({"output": output})).raise_for_status()
-
-
-def done(caller: Caller, job_id: str, body: Any) -> None:
-    caller.post(f"/job-done/mine/{job_id}?x", content=json.dumps(body)).raise_for_status()
-
-
 def begun(caller: Caller) -> str:
     job_id = caller.run([1, 2, 3])
-    assert caller.get("/job-take/mine?gpu=none").json()["id"] == job_id
+    assert caller.take()["id"] == job_id
     return job_id
 
 
@@ -88,21 +82,63 @@ def test_the_page_brings_everything_and_lets_nothing_in(quiet: Caller, path: str
     assert not re.search(r"//[a-z]+\.|innerHTML|\son\w+=|style=", answer.text)
 
 
+def routes() -> list[tuple[str, str]]:
+    """Return the methods and paths of all routes."""
+    app: Any = LocalEndpoint(IDLE)._app()
+    while not hasattr(app, "routes"):
+        app = app._app
+    return [(method, route.path) for route in app.routes for method in route.methods - {"HEAD"}]
+
+
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example:80", "localhost@evil.example", "[", "", "a b"]
+    "name",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:80"},
+        {"Host": "localhost@evil.example"},
+        {"Host": "["},
+        {"Host": ""},
+        {"Host": "a b"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "https://127.0.0.1.evil.example"},
+        {"Origin": "null"},
+        {"Origin": ""},
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("path", [*PARTS, *FETCHED])
-def test_a_browser_led_here_by_another_name_gets_nothing(quiet: Caller, path: str, host: str) -> None:
-    url = quiet.endpoint.page_url.removesuffix("/") + path
-    answer = httpx.get(url, headers={"Host": host, "Authorization": "Bearer any"})
-    assert answer.status_code == 403
-    assert "127.0.0.1" in answer.json()["error"]
+def test_a_browser_led_here_by_another_name_or_site_gets_nothing(quiet: Caller, name: dict[str, str]) -> None:
+    """On any route, with any key: what it would be answered else, and what it would change, is never looked at."""
+    [worker] = quiet.endpoint.workers.running
+    job_id = quiet.run([1])
+    known = len(routes())
+    assert known > 25
+    for method, path in [*routes(), ("OPTIONS", "/v2/local/run")]:
+        path = path.replace("{worker}", worker.id).replace("{job}", job_id)
+        url = quiet.endpoint.page_url.removesuffix("/") + path
+        for key in ("Bearer any", worker.secret):
+            answer = httpx.request(method, url, headers={"Authorization": key, **name})
+            assert answer.status_code == 403
+            assert "127.0.0.1" in answer.json()["error"]
+            assert "access-control-allow-origin" not in answer.headers
+    assert quiet.post("/purge-queue").json()["removed"] == 1
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1:8000", "http://[::1]"])
+def test_a_page_of_this_machine_may_call(quiet: Caller, origin: str) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    preflight = quiet.http.options("/run", headers={"Origin": origin, **asked})
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == origin
+    allowed = preflight.headers["access-control-allow-headers"].lower()
+    assert "authorization" in allowed
+    assert "content-type" in allowed
+    answer = quiet.get("/health", headers={"Origin": origin})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8000", "[::1]:9"])
-def test_the_page_has_the_names_of_this_machine_and_the_api_any(quiet: Caller, host: str) -> None:
+def test_the_page_has_the_names_of_this_machine(quiet: Caller, host: str) -> None:
     assert httpx.get(quiet.endpoint.page_url, headers={"Host": host}).status_code == 200
-    assert quiet.get("/health", headers={"Host": "worker.example"}).status_code == 200
 
 
 def test_what_the_page_fetches_takes_the_key_that_was_set() -> None:
@@ -175,16 +211,16 @@ def envelope(index: int, result: Any) -> dict[str, Any]:
 
 def test_a_page_is_told_each_result_as_it_comes(quiet: Caller) -> None:
     with open_page(quiet.endpoint) as page:
-        assert page.counts.keys() == {"jobs", "workers", "shown"}
+        assert page.counts.keys() == {"jobs", "workers", "batches", "shown"}
         job_id = begun(quiet)
         assert page.until(job_id, status="IN_PROGRESS", count=0)["items"] == 3
-        chunk(quiet, job_id, envelope(0, "a\nb"))
+        quiet.chunk(job_id, envelope(0, "a\nb"))
         assert page.until(job_id, count=1)["results"][0]["text"] == "a\nb"
         failed = {"index": 1, "success": False, "failure": {"type": "ValueError", "message": "no"}}
         stored = {"index": 2, "success": True, "result_url": "http://127.0.0.1/x", "bytes": 9}
-        chunk(quiet, job_id, [failed, stored])
+        quiet.chunk(job_id, [failed, stored])
         assert page.until(job_id, count=3, failed=1)["final"] is False
-        done(quiet, job_id, {"output": [envelope(0, "a\nb"), [failed, stored]]})
+        quiet.done(job_id, {"output": [envelope(0, "a\nb"), [failed, stored]]})
         results = page.until(job_id, status="COMPLETED", count=3, failed=1, final=True)["results"]
     assert [(result["index"], result["success"]) for result in results] == [(0, True), (1, False), (2, True)]
     assert results[1]["text"] == "ValueError: no"
@@ -197,13 +233,13 @@ def test_whatever_a_worker_sends_is_shown(quiet: Caller) -> None:
     with open_page(quiet.endpoint) as page:
         streaming = begun(quiet)
         for output in odd:
-            chunk(quiet, streaming, output)
-        done(quiet, streaming, {"status": "IN_PROGRESS", "output": "half"})
+            quiet.chunk(streaming, output)
+        quiet.done(streaming, {"status": "IN_PROGRESS", "output": "half"})
         assert len(page.until(streaming, progress="half")["results"]) == len(odd)
-        done(quiet, streaming, {"error": {"any": "JSON"}})
+        quiet.done(streaming, {"error": {"any": "JSON"}})
         page.until(streaming, status="FAILED", error='{"any": "JSON"}', progress=None)
         returning = begun(quiet)
-        done(quiet, returning, {"output": {"only": "this"}})
+        quiet.done(returning, {"output": {"only": "this"}})
         [result] = page.until(returning, status="COMPLETED")["results"]
         assert (result["text"], result["success"]) == ('{"only": "this"}', None)
 
@@ -212,13 +248,13 @@ def test_a_page_opened_late_sees_what_is_still_here(quiet: Caller) -> None:
     job_id = begun(quiet)
     results = [envelope(number, number) for number in range(3)]
     for result in results:
-        chunk(quiet, job_id, result)
+        quiet.chunk(job_id, result)
     with open_page(quiet.endpoint) as page:
         assert len(page.until(job_id, count=3)["results"]) == 3
     assert len(quiet.get(f"/stream/{job_id}").json()["stream"]) == 3
     with open_page(quiet.endpoint) as page:
         assert page.until(job_id, status="IN_PROGRESS")["results"] == []
-        done(quiet, job_id, {"output": results})
+        quiet.done(job_id, {"output": results})
         assert len(page.until(job_id, status="COMPLETED")["results"]) == 3
 
 
@@ -285,9 +321,14 @@ async def news_of(lines: AsyncIterator[str]) -> list[dict[str, Any]]:
 
 
 def taken(queue: Queue, items: int = 0) -> Job:
-    job = queue.submit("run", {"input": {"items": [0] * items}})
+    request = {"input": {"items": [0] * items}}
+    job = queue.submit(Job.of("run", Body(request, json.dumps(request).encode())))
     job.status, job.worker, job.taken = "IN_PROGRESS", "mine", job.queued
     return job
+
+
+def stream(queue: Queue, job: Job, output: Any) -> None:
+    queue.stream(job, json.dumps({"output": output}).encode())
 
 
 def test_a_page_is_told_no_more_than_a_person_can_look_at() -> None:
@@ -297,14 +338,14 @@ def test_a_page_is_told_no_more_than_a_person_can_look_at() -> None:
         assert await news_of(lines) == []
         jobs = [taken(queue) for _ in range(2 * JOBS)]
         for number in range(10_000):
-            queue.stream(jobs[0], {"index": number, "success": number % 2 == 0, "result": "x" * 10_000})
+            stream(queue, jobs[0], {"index": number, "success": number % 2 == 0, "result": "x" * 10_000})
         news = await news_of(lines)
         assert [told["id"] for told in news] == [job.id for job in [*jobs[-JOBS + 1 :], jobs[0]]]
         shown = news[-1]
         assert (shown["count"], shown["failed"]) == (10_000, 5_000)
         assert [result["index"] for result in shown["results"]] == [*range(10_000 - RESULTS, 10_000)]
         assert all(len(result["text"]) < 2 * PREVIEW for result in shown["results"])
-        queue.stream(jobs[0], "one more")
+        stream(queue, jobs[0], "one more")
         [shown] = await news_of(lines)
         assert [result["text"] for result in shown["results"]] == ["one more"]
         await lines.aclose()  # type: ignore[attr-defined]
@@ -322,7 +363,7 @@ def test_nothing_is_kept_for_a_page_that_has_stopped_reading(monkeypatch: pytest
         await news_of(lines)
         job = taken(queue)
         monkeypatch.setattr(feed, "PATIENCE", -1)
-        queue.stream(job, "x")
+        stream(queue, job, "x")
         assert page._cards == {}
         with pytest.raises(EOFError):  # when it reads again, it is to connect again
             await news_of(lines)

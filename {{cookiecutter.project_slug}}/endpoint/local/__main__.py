@@ -14,11 +14,16 @@ def main() -> None:
     """Serve until interrupted; exit 1 with a sentence if the port is taken or no worker starts."""
     parser = argparse.ArgumentParser(
         prog="python -m endpoint.local",
-        usage="%(prog)s [--port PORT] [--workers COUNT] [--distance MS] [-- COMMAND … | --image NAME [-- OPTION …]]",
+        usage="%(prog)s [--port PORT] [--workers COUNT] [--batch-workers COUNT] [--distance MS] [--rate-limits] "
+        "[-- COMMAND … | --image NAME [-- OPTION …]]",
         description="Runpod's job API and worker protocol on this machine, with workers in their production loop.",
     )
     parser.add_argument("--port", type=_port, default=8000, help="port to serve on; 0 takes a free one (default: 8000)")
     parser.add_argument("--workers", type=_count, default=1, help="workers to keep alive (default: 1)")
+    parser.add_argument(
+        "--batch-workers", type=_count, default=1, help="workers to start with the first batch (default: 1)"
+    )
+    parser.add_argument("--rate-limits", action="store_true", help="answer 429 where the platform would")
     parser.add_argument("--distance", type=_milliseconds, default=0, help="round-trip time in ms to add (default: 0)")
     parser.add_argument("--image", help="run this image's workers instead of processes of this machine")
     parser.add_argument(
@@ -35,14 +40,16 @@ def main() -> None:
     endpoint = LocalEndpoint(
         Image(arguments.image, arguments.rest) if arguments.image else arguments.rest,
         workers=arguments.workers,
+        batch_workers=arguments.batch_workers,
         port=arguments.port,
         api_key=api_key,
         distance=arguments.distance / 1000,
+        rate_limits=arguments.rate_limits,
     )
     try:
         with endpoint:
             print(
-                f"Endpoint   {endpoint.url}   (routes: {endpoint.base_url.removesuffix('/v2')}/docs)\n"
+                f"Endpoint   {endpoint.url}\n"
                 f"Page       {endpoint.page_url}\n"
                 f"Call it    curl -H 'Authorization: Bearer {'$RUNPOD_API_KEY' if api_key else 'local'}' "
                 f"{endpoint.url}/runsync -d @test_input.json\n"

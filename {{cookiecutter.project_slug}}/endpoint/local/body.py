@@ -1,51 +1,99 @@
-"""Request bodies as the platform takes them: within a limit, and JSON to the letter. Answers that any JSON survives."""
+"""Request bodies as the platform takes them: within a limit, and JSON to the letter. What is kept is the text."""
 
 import json
-from typing import Any, NoReturn
+import math
+from collections.abc import Set
+from typing import Any, NamedTuple, NoReturn
 
-from fastapi import HTTPException, Request
-from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 MARGIN = 100
-"""Levels of nesting that a body must leave free."""
+"""Levels of nesting that a request must leave free, for who reads it from deep within code of its own."""
+SHALLOW = 100
+"""Brackets in a request that cannot nest too deeply."""
 
 
-class Answer(JSONResponse):
-    """JSON in ASCII: a lone surrogate that came in escaped goes out escaped, where UTF-8 could not carry it."""
+class Body(NamedTuple):
+    """A request's JSON, read and as it came."""
 
-    def render(self, content: Any) -> bytes:
-        """Encode ``content``."""
-        return json.dumps(content, separators=(",", ":")).encode("ascii")
+    content: dict[str, Any]
+    text: bytes
 
 
-async def read_object(request: Request, limit: int) -> dict[str, Any]:
-    """Return the JSON object in the body of ``request``; answer 400 if it is none, or over ``limit`` bytes."""
-    body = bytearray()
-    size = 0
-    async for part in request.stream():  # to its end: hanging up on a caller that still sends would hide the answer
-        size += len(part)
-        if size <= limit:
-            body += part
-    if size > limit:
-        raise HTTPException(400, f"bad request: body: exceeded max body size of {limit} bytes")
+def answer(text: bytes, status: int = 200) -> Response:
+    """Return a response whose body is ``text``, which is JSON."""
+    return Response(text, status, media_type="application/json")
+
+
+def encode(content: Any) -> bytes:
+    """Return ``content`` as JSON in ASCII: a lone surrogate goes out escaped, where UTF-8 could not carry it.
+
+    Answers 400 to content that is nested too deeply to be encoded: it came in a request.
+    """
     try:
-        content = json.loads(body.decode("utf-8"), parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"bad request: body: not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise HTTPException(400, "bad request: body: not a JSON object")
-    return content
-
-
-def check_depth(content: Any) -> None:
-    """Answer 400 if ``content`` is nested too deeply to go out again, within other objects and from deeper code."""
-    for _ in range(MARGIN):
-        content = [content]
-    try:
-        json.dumps(content)
+        return _encoder.encode(content).encode("ascii")
     except RecursionError:
         raise HTTPException(400, "bad request: body: nested too deeply") from None
 
 
+async def read(request: Request, limit: int) -> Body:
+    """Return the JSON object in the body of ``request``; answer 400 if it is none, or over ``limit`` bytes."""
+    content, text = await read_any(request, limit)
+    if not isinstance(content, dict):
+        raise HTTPException(400, "bad request: body: not a JSON object")
+    return Body(content, text)
+
+
+async def read_any(request: Request, limit: int) -> tuple[Any, bytes]:
+    """Return the JSON in the body of ``request``, read and as it came; answer 400 as ``read`` does."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():  # to its end: hanging up on a caller that still sends would hide the answer
+        size += len(part)
+        if size <= limit:
+            parts.append(part)
+    if size > limit:
+        raise HTTPException(400, f"bad request: body: exceeded max body size of {_words(limit)}")
+    text = b"".join(parts)
+    try:
+        return _decoder.decode(text.decode("utf-8")), text
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"bad request: body: not valid JSON: {error}") from None
+
+
+def members(body: Body, names: Set[str]) -> bytes:
+    """Return the members ``names`` of ``body`` as JSON without its braces: as they came, where there are no others."""
+    content, text = body
+    if content.keys() <= names:
+        return text.strip()[1:-1]
+    return encode({name: content[name] for name in content if name in names})[1:-1]
+
+
+def check_depth(body: Body) -> None:
+    """Answer 400 if ``body`` is nested too deeply to be handled within other objects and from deeper code."""
+    if body.text.count(b"[") + body.text.count(b"{") > SHALLOW:
+        content: Any = body.content
+        for _ in range(MARGIN):
+            content = [content]
+        encode(content)
+
+
+def _words(limit: int) -> str:
+    return f"{limit >> 20}MiB" if limit >> 20 else f"{limit} bytes"
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
+
+
+_encoder = json.JSONEncoder(separators=(",", ":"))
+_decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
-from endpoint.local.queue import Job, Queue
+from endpoint.local.job import Job
+from endpoint.local.queue import Queue
 
 JOBS = 50
 """Jobs shown: the latest to change."""
@@ -19,6 +20,7 @@ PAUSE = 0.2
 """Seconds between two lots of news."""
 PATIENCE = 10.0
 """Seconds until nothing more is kept for a page that has stopped reading; it connects again when it wakes up."""
+TOO_DEEP = "nested too deeply to be shown"
 
 _encoder = json.JSONEncoder(ensure_ascii=False)
 
@@ -45,18 +47,17 @@ class Card:
 
     def news(self) -> dict[str, Any]:
         """Return what to show, with the results since the last call; ``age`` and the other times are milliseconds."""
-        job, outcome = self.job, self.job.outcome
-        items = job.request["input"].get("items") if isinstance(job.request["input"], dict) else None
-        news = {key: value for key, value in job.state().items() if key not in ("output", "error")} | {
+        job, result = self.job, read(b"{" + self.job.outcome + b"}")
+        news = job.facts() | {
             "final": job.final,
             "age": round((time.monotonic() - job.queued) * 1000),
-            "items": len(items) if isinstance(items, list) else None,
+            "items": job.items,
             "count": self.count,
             "failed": self.failed,
-            "error": preview(outcome["error"]) if "error" in outcome else None,
-            "progress": preview(outcome["output"]) if "output" in outcome and not job.final else None,
+            "error": preview(result["error"]) if "error" in result else None,
+            "progress": preview(result["output"]) if "output" in result and not job.final else None,
             "fresh": self.fresh,
-            "results": [line(*result) for result in self.results],
+            "results": [line(*each) for each in self.results],
         }
         self.results.clear()
         self.fresh, self.told = False, True
@@ -93,7 +94,7 @@ class Feed:
         finally:
             self._queue.watchers.remove(self._see)
 
-    def _see(self, job: Job, *chunk: Any) -> None:
+    def _see(self, job: Job, *chunk: bytes) -> None:
         if time.monotonic() - self._read > PATIENCE:
             self._lost = True
             self._cards.clear()
@@ -103,7 +104,7 @@ class Feed:
         if card is None or job.status == "IN_QUEUE" or (job.final and card.count < len(so_far(job))):
             card = Card(job)  # new to this page, begun anew, or with results that were fetched before the page was open
         else:
-            card.add(results_in(chunk), time.monotonic() - (job.taken or job.queued))
+            card.add(results_in(map(output_of, chunk)), time.monotonic() - (job.taken or job.queued))
         card.told = False
         self._cards[job.id] = card
         if len(self._cards) > JOBS:
@@ -112,10 +113,24 @@ class Feed:
 
 def so_far(job: Job) -> list[Any]:
     """Return the results of ``job`` that are still here: all, in its output, or those that no caller has fetched."""
-    if job.final and "output" in job.outcome:
-        output = job.outcome["output"]
+    if job.final and "output" in (result := read(b"{" + job.outcome + b"}")):
+        output = result["output"]
         return results_in(output if isinstance(output, list) else [output])
-    return results_in(job.chunks)
+    return results_in(map(output_of, job.chunks))
+
+
+def read(text: bytes) -> dict[str, Any]:
+    """Return the ``output`` or the ``error`` in what a worker sent."""
+    try:
+        content: dict[str, Any] = json.loads(text)
+    except RecursionError:
+        return {"output": TOO_DEEP}
+    return content
+
+
+def output_of(chunk: bytes) -> Any:
+    """Return what a worker yielded."""
+    return read(chunk)["output"]
 
 
 def results_in(chunks: Iterable[Any]) -> list[Any]:
@@ -154,7 +169,7 @@ def preview(content: Any) -> str:
             if len(text) > PREVIEW:
                 break
     except RecursionError:
-        return "nested too deeply to be shown"
+        return TOO_DEEP
     return text if len(text) <= PREVIEW else f"{text[:PREVIEW]} … (the first {PREVIEW:,} characters)"
 
 

@@ -10,6 +10,12 @@ const STATUS = {
   TIMED_OUT: ["✕", "timed out"],
   CANCELLED: ["–", "cancelled"],
 };
+const BATCH = {
+  DRAFT: ["○", "draft"],
+  FINALIZED: ["◐", "in progress", "IN_PROGRESS"],
+  ENDED: ["✓", "completed", "COMPLETED"],
+  CANCELLED: ["–", "cancelled"],
+};
 const OPEN = 3; // cards that are open unless a person closes them: the latest
 
 const cards = new Map(); // by job id, the one that has been still for longest first
@@ -84,6 +90,45 @@ function count(news) {
     shown.dataset.zero = news[group][name] === 0;
   }
   for (const entry of cards.values()) if (!entry.news.final) drawClock(entry);
+  drawBatches(news.batches);
+}
+
+function drawBatches(batches) {
+  const known = new Map([...$("#batches").children].map((card) => [card.dataset.id, card]));
+  const shown = batches.map(({ id }) => known.get(id) ?? addBatch(id));
+  if (shown.some((card, place) => card !== $("#batches").children[place])) $("#batches").replaceChildren(...shown);
+  shown.forEach((card, place) => drawBatch(card, batches[place]));
+}
+
+function addBatch(id) {
+  const card = copy("#batch-card");
+  card.dataset.id = id;
+  $(".cancel", card).addEventListener("click", () => {
+    call(`v2/local/batch/${id}/cancel`, { method: "POST" }).catch(() => {});
+  });
+  return card;
+}
+
+function drawBatch(card, { id, name, status, requestTotal, requestCompleted, requestFailed }) {
+  const ended = requestCompleted + requestFailed;
+  const [icon, word, colour = status] = BATCH[status === "FINALIZED" && ended === requestTotal ? "ENDED" : status];
+  card.dataset.status = colour;
+  $(".icon", card).textContent = icon;
+  $(".word", card).textContent = word;
+  $(".id", card).textContent = name ?? id;
+  put($(".tally", card), `${number(ended)} of ${counted(requestTotal, "request")}`);
+  put($(".failures", card), requestFailed ? `${number(requestFailed)} failed` : "");
+  $(".cancel", card).hidden = !["draft", "in progress"].includes(word);
+  Object.assign($("progress", card), { hidden: word !== "in progress", max: requestTotal || 1, value: ended });
+}
+
+function choose(chosen) {
+  for (const tab of document.querySelectorAll("[role=tab]")) {
+    tab.setAttribute("aria-selected", tab === chosen);
+    tab.tabIndex = tab === chosen ? 0 : -1;
+    $(`#${tab.getAttribute("aria-controls")}`).hidden = tab !== chosen;
+  }
+  chosen.focus();
 }
 
 function tell(news) {
@@ -246,6 +291,13 @@ function start() {
   load();
 }
 
+for (const tab of document.querySelectorAll("[role=tab]")) {
+  tab.addEventListener("click", () => choose(tab));
+  tab.addEventListener("keydown", ({ key }) => {
+    const other = { ArrowRight: tab.nextElementSibling, ArrowLeft: tab.previousElementSibling }[key];
+    if (other) choose(other);
+  });
+}
 on("submit", $("#job"), submit);
 on("change", $("#edit-json"), toggle);
 on("submit", $("#key"), () => {

@@ -4,39 +4,51 @@ import asyncio
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from endpoint.local.body import Answer
+from endpoint.local.batch import Batches
+from endpoint.local.batch_api import batch_api
+from endpoint.local.body import answer, encode
 from endpoint.local.client_api import client_api
 from endpoint.local.form import Form
+from endpoint.local.guard import Guard, key_check
 from endpoint.local.launch import Command, Image
-from endpoint.local.page import page_api
+from endpoint.local.page import page_api, page_files
 from endpoint.local.queue import Queue
+from endpoint.local.rate_limits import RateLimits
+from endpoint.local.routes import Routes
 from endpoint.local.worker_api import worker_api
 from endpoint.local.workers import Worker, Workers
 
 PROJECT = Path(__file__).parents[2]
+API = "/v2/local"
+KEEP_ALIVE = 75
+"""Seconds that a connection may rest. The SDK's HTTP client (aiohttp) uses one again that has rested for less than 15,
+and does not repeat a POST that met a closed one: a handler that blocks its loop would lose its result."""
 
 
 class LocalEndpoint:
     """An endpoint named ``local``, as a context manager; it serves from a thread of its own.
 
-    ``command`` is a worker while it runs (default: this project's ``handler.py``), in ``cwd`` with ``env`` added to its
-    environment; or an ``Image`` is, in a container that is given ``env``. ``workers`` of them are kept alive, and their
-    output goes to ``log`` (None: where this process's goes).
+    ``command`` is a worker while it runs (default: this project's ``handler.py``), with ``env`` added to its
+    environment, in a folder of its own with links to all that is in ``cwd`` (default: where this process is, or this
+    project for its own handler); or an ``Image`` is, in a container that is given ``env``. ``workers`` of them are kept
+    alive, and their output goes to ``log`` (None: where this process's goes). ``batch_workers`` more are started with
+    the first batch, for batches only.
     ``port`` 0 takes a free one. Only ``api_key`` is let in, or any key if it is None. Every answer takes ``distance``
-    seconds longer, as if the endpoint were that far away. Entering raises ``OSError`` if the port is taken or the
-    command cannot be run.
+    seconds longer, as if the endpoint were that far away. With ``rate_limits``, callers meet the platform's.
+    Entering raises ``OSError`` if the port is taken or the command cannot be run.
     """
 
     def __init__(
@@ -44,20 +56,29 @@ class LocalEndpoint:
         command: Sequence[str] | Image | None = None,
         *,
         workers: int = 1,
+        batch_workers: int = 1,
         port: int = 0,
-        cwd: Path = PROJECT,
+        cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         log: IO[bytes] | None = None,
         api_key: str | None = None,
         distance: float = 0,
+        rate_limits: bool = False,
     ) -> None:
-        self.queue = Queue()
+        ours = isinstance(command, Image) or not command
+        cwd = cwd or (PROJECT if ours else Path.cwd())
         launch = command if isinstance(command, Image) else Command(command or [sys.executable, "-u", "handler.py"])
+        self.queue = Queue()
         self.workers = Workers(self.queue, launch, workers, cwd, env or {}, log)
-        self._form = Form(cwd if isinstance(command, Image) or not command else None, env or {})
+        self.batch_queue = Queue()
+        self.batch_workers = Workers(self.batch_queue, launch, batch_workers, cwd, env or {}, log, name="batch-worker")
+        self._batches = Batches(self.batch_queue)
+        self._form = Form(cwd if ours else None, env or {})
+        self._host = launch.host
         self._port = port
         self._api_key = api_key
         self._distance = distance
+        self._limits = RateLimits() if rate_limits else None
 
     @property
     def base_url(self) -> str:
@@ -79,7 +100,13 @@ class LocalEndpoint:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or an answer in two parts waits for 40 ms
         self._port = listener.getsockname()[1]
         self._server = uvicorn.Server(
-            uvicorn.Config(self._app(), log_level="warning", timeout_graceful_shutdown=1, lifespan="off")
+            uvicorn.Config(
+                self._app(),
+                log_level="warning",
+                timeout_graceful_shutdown=1,
+                timeout_keep_alive=KEEP_ALIVE,
+                lifespan="off",
+            )
         )
         entered: Future[None] = Future()
 
@@ -88,6 +115,7 @@ class LocalEndpoint:
             serving = asyncio.create_task(self._server.serve([listener]))
             try:
                 await self.workers.start(self._port)
+                self.batch_workers.port = self._port
                 entered.set_result(None)
             except OSError as error:
                 self._server.should_exit = True
@@ -110,34 +138,46 @@ class LocalEndpoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        pools = self.workers, self.batch_workers
         try:
-            asyncio.run_coroutine_threadsafe(self.workers.stop(), self._loop).result()
+            self._run(*(pool.stop() for pool in pools))
         finally:  # a second interrupt, too, ends here: with every worker gone
-            asyncio.run_coroutine_threadsafe(self.workers.kill(), self._loop).result()
-            self._loop.call_soon_threadsafe(self.queue.close)
+            self._run(*(pool.kill() for pool in pools))
+            for queue in (self.queue, self.batch_queue):
+                self._loop.call_soon_threadsafe(queue.close)
             self._server.should_exit = True
             self._thread.join()
 
-    def _app(self) -> FastAPI:
-        app = FastAPI(title="Local endpoint", default_response_class=Answer)
-        app.include_router(client_api(self.queue, self.workers, self._api_key), prefix="/v2/local")
-        app.include_router(worker_api(self.queue, self.workers), prefix="/v2/local")
-        app.include_router(
-            page_api(self.queue, self.workers, self._form, self._api_key, lambda: self._server.should_exit)
+    def _run(self, *what: Coroutine[Any, Any, None]) -> None:
+        async def all_of_it() -> None:
+            await asyncio.gather(*what)
+
+        asyncio.run_coroutine_threadsafe(all_of_it(), self._loop).result()
+
+    def _app(self) -> ASGIApp:
+        check_key = key_check(self._api_key)
+        workers, callers = Routes(API, lambda _: None), Routes(API, check_key, self._limits)
+        worker_api(workers, lambda worker_id: self.workers.find(worker_id) or self.batch_workers.find(worker_id))
+        client_api(callers, self.queue, self.workers)
+        batch_api(callers, self._batches)
+        page, fetched = Routes("", lambda _: None), Routes("", check_key)
+        page_files(page)
+        page_api(fetched, self.queue, self.workers, self._batches, self._form, lambda: self._server.should_exit)
+        self._batches.on_finalized = self.batch_workers.start_once
+
+        app: ASGIApp = Starlette(
+            routes=[*workers.routes, *callers.routes, *page.routes, *fetched.routes],
+            exception_handlers={HTTPException: _refuse, ClientDisconnect: _refuse},
         )
+        app = Guard(app, self._host)
+        return Distance(app, self._distance) if self._distance else app
 
-        @app.exception_handler(HTTPException)
-        async def refuse(_: Request, error: HTTPException) -> Answer:
-            return Answer({"error": error.detail}, status_code=error.status_code)
 
-        @app.exception_handler(RequestValidationError)
-        async def refuse_parameter(_: Request, error: RequestValidationError) -> Answer:
-            faults = "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors())
-            return Answer({"error": f"bad request: {faults}"}, status_code=400)
-
-        if self._distance:
-            app.add_middleware(Distance, seconds=self._distance)
-        return app
+async def _refuse(_: Request, error: Exception) -> Response:
+    """Answer with a sentence, or whoever has hung up with nothing."""
+    if isinstance(error, HTTPException):
+        return answer(encode({"error": error.detail}), error.status_code)
+    return Response(status_code=400)
 
 
 class Distance:

@@ -17,15 +17,15 @@ from tests.conftest import QUESTIONS, STARTING_POINTS, Bake
 
 TREE = """
 .dockerignore .env.example .gitignore Dockerfile Makefile README.md SECURITY.md handler.py pyproject.toml
-requirements-dev.txt requirements.txt task.py test_input.json
+requirements-client.txt requirements-dev.txt requirements.txt task.py test_input.json
 .github/dependabot.yml
 .github/workflows/ci.yml .github/workflows/release.yml
 .runpod/hub.json .runpod/tests.json
 endpoint/__init__.py endpoint/demo.py endpoint/deploy.py endpoint/deploy_options.py endpoint/plan.py
-endpoint/project.py endpoint/rest.py endpoint/scale.svg
+endpoint/project.py endpoint/rest.py endpoint/scale.svg endpoint/sentence.py
 endpoint/client/__init__.py endpoint/client/__main__.py endpoint/client/api.py endpoint/client/client.py
-endpoint/client/envelopes.py endpoint/client/items.py endpoint/client/journal.py endpoint/client/map.py
-endpoint/client/shards.py
+endpoint/client/envelopes.py endpoint/client/http.py endpoint/client/items.py endpoint/client/job.py
+endpoint/client/journal.py endpoint/client/map.py endpoint/client/shards.py
 endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/body.py endpoint/local/client_api.py
 endpoint/local/feed.py endpoint/local/form.js endpoint/local/form.py endpoint/local/launch.py endpoint/local/page.css
 endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/local/queue.py

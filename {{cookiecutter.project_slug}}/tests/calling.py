@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,12 +27,17 @@ class Request:
 
 @dataclass
 class Answer:
-    """What a server sends; of the body the first ``sent`` bytes, and then it hangs up, unless that is None."""
+    """What a server sends.
+
+    Of the body the first ``sent`` bytes, and then it hangs up, unless that is None; or again and again until the other
+    side hangs up, with a pause of ``drip`` seconds, unless that is None.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     sent: int | None = None
+    drip: float | None = None
 
 
 @contextmanager
@@ -46,9 +52,16 @@ def serve_http(answer: Callable[[Request], Answer]) -> Iterator[str]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             answered = answer(Request(self.command, self.path, headers, body))
             self.send_response(answered.status)
-            for name, value in {**answered.headers, "Content-Length": str(len(answered.body))}.items():
+            length = {} if answered.drip is not None else {"Content-Length": str(len(answered.body))}
+            for name, value in {**answered.headers, **length}.items():
                 self.send_header(name, value)
             self.end_headers()
+            while answered.drip is not None:
+                try:
+                    self.wfile.write(answered.body)
+                except OSError:
+                    return
+                time.sleep(answered.drip)
             self.wfile.write(answered.body[: answered.sent])
             self.close_connection = self.close_connection or answered.sent is not None
 

@@ -1,21 +1,26 @@
 """The client gives back what the worker made, each envelope once and in order, or a sentence that says why not."""
 
 import asyncio
+import gzip
 import json
 import os
 import signal
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from endpoint.client import CallFailed, Client, Envelope, JobFailed, api
-from endpoint.client.client import Job
+from endpoint.client import CallFailed, Client, Envelope, JobFailed, http
+from endpoint.client.job import Job
 from endpoint.local import LocalEndpoint
 from tests.calling import KEY, Answer, Request, client, command, environment, proxy, serve_http
 from tests.conftest import PROJECT, Caller, Serve
@@ -185,6 +190,56 @@ def test_a_result_that_the_bucket_does_not_give_is_its_items_failure(storing: st
     assert "403" in gone["failure"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:///etc/passwd", "missing an 'http://' or 'https://' protocol"),
+        ("data:application/json,1", "missing an 'http://' or 'https://' protocol"),
+        ("//127.0.0.1/result", "missing an 'http://' or 'https://' protocol"),
+        ("http://127.0.0.1:99999999/", "its address is none"),
+        ("http://xn--/", "its address is none"),
+        ("http://[::1", "Invalid port"),
+    ],
+)
+def test_a_result_is_fetched_from_the_web_only_and_else_it_is_a_sentence(url: str, reason: str) -> None:
+    stored = {"index": 0, "success": True, "result_url": url, "bytes": 1}
+    body = json.dumps({"id": "a", "status": "COMPLETED", "output": [stored]}).encode()
+    with serve_http(lambda _: Answer(200, body)) as address:
+        [envelope] = call(address, lambda caller: caller.runsync({"input": {"items": [1]}}))
+    assert envelope["failure"]["type"] == "ResultUnavailable"
+    assert envelope["failure"]["message"].startswith("The result is in a bucket, which did not give it. ")
+    assert reason in envelope["failure"]["message"]
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(http, "MAX_ANSWER", 1_000_000)
+    endless = Answer(status, b"1" * 1_000, drip=0.0)
+    with serve_http(lambda _: endless) as address, pytest.raises(CallFailed, match=r"than 1000000 bytes|answered 404"):
+        call(address, lambda caller: caller.submit({"input": {}}))
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(http, "GRACE", 0.2)
+    monkeypatch.setattr(http, "ATTEMPTS", 2)
+    dripping = Answer(status, b"1", drip=0.01)
+    with serve_http(lambda _: dripping) as address, pytest.raises(CallFailed, match="it takes too long"):
+        call(address, lambda caller: caller.submit({"input": {}}))
+
+
+def test_a_compressed_answer_is_read_unless_nobody_asked_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
+    body = b'{"id": "a", "status": "IN_QUEUE"}'
+    kinds = {"gzip": gzip.compress(body), "deflate": zlib.compress(body)}
+    with serve_http(
+        lambda asked: Answer(200, kinds[asked.path.split("/")[1]], {"Content-Encoding": asked.path.split("/")[1]})
+    ) as address:
+        assert call(f"{address}/gzip", lambda caller: caller.submit({"input": {}})) == "a"
+        with pytest.raises(CallFailed, match="compressed in a way that was not asked for"):
+            call(f"{address}/deflate", lambda caller: caller.submit({"input": {}}))
+
+
 def test_the_key_does_not_follow_a_redirect_to_another_host() -> None:
     received: list[Request] = []
 
@@ -235,7 +290,7 @@ def test_the_key_does_not_follow_a_redirect_to_another_host() -> None:
 def test_whatever_an_endpoint_answers_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, answer: Answer, sentence: str
 ) -> None:
-    monkeypatch.setattr(api, "ATTEMPTS", 1)
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
     with serve_http(lambda _: answer) as address, pytest.raises(CallFailed, match=sentence) as refused:
         call(address, lambda caller: caller.runsync({"input": {"items": [1]}}))
     assert str(refused.value).isprintable()
@@ -248,6 +303,23 @@ def test_an_aggregate_without_one_envelope_for_each_item_is_not_taken(indices: l
     body = json.dumps({"id": "a", "status": "COMPLETED", "output": output, "stream": []}).encode()
     with serve_http(lambda _: Answer(200, body)) as address, pytest.raises(CallFailed, match="one envelope for each"):
         call(address, lambda caller: caller.run({"input": {"items": [1, 2]}}))
+
+
+@pytest.mark.parametrize("index", [2, 10**30])
+def test_an_envelope_too_many_is_a_sentence(index: int) -> None:
+    chunk = {"output": {"index": index, "success": True, "result": None}}
+    body = json.dumps({"id": "a", "status": "IN_PROGRESS", "stream": [chunk]}).encode()
+    with serve_http(lambda _: Answer(200, body)) as address, pytest.raises(CallFailed, match="that it does not have"):
+        call(address, lambda caller: caller.run({"input": {"items": [1, 2]}}))
+
+
+def test_a_job_may_be_a_slice_of_a_longer_list() -> None:
+    output = [{"index": index, "success": True, "result": index} for index in (400, 401)]
+    body = json.dumps({"id": "a", "status": "COMPLETED", "output": output, "stream": [{"output": output[0]}]}).encode()
+    job = {"input": {"items": [1, 2], "first_index": 400}}
+    with serve_http(lambda _: Answer(200, body)) as address:
+        assert call(address, lambda caller: caller.run(job)) == output
+        assert call(address, lambda caller: caller.runsync(job)) == output
 
 
 def test_a_stream_that_repeats_itself_still_ends() -> None:
@@ -361,3 +433,34 @@ def test_a_bad_argument_is_a_sentence(arguments: list[str], sentence: bytes) -> 
     finished = client("http://127.0.0.1:1/v2", *arguments)
     assert (finished.returncode, finished.stdout) == (2, b"")
     assert sentence in finished.stderr
+
+
+def test_what_requirements_client_names_is_all_that_it_needs(echo: Caller, tmp_path: Path) -> None:
+    """Python without its packages, but for those in the file and what they need."""
+    wanted = [
+        Requirement(line)
+        for line in (PROJECT / "requirements-client.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    linked = set[str]()
+    while wanted:
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        if name in linked or not (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            continue
+        linked.add(name)
+        package = distribution(name)
+        assert package.version in requirement.specifier
+        wanted += map(Requirement, package.requires or ())
+        for top in {file.parts[0] for file in package.files or () if file.parts[0] != ".."}:
+            if not (tmp_path / top).exists():
+                (tmp_path / top).symlink_to(str(package.locate_file(top)))
+    finished = subprocess.run(
+        [sys.executable, "-S", "-m", "endpoint.client", "run", "-"],
+        input=job_of(1),
+        cwd=PROJECT,
+        env=environment(echo.endpoint.base_url) | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (finished.returncode, lines(finished.stdout), finished.stderr) == (0, envelopes_of([1]), b"")

@@ -4,8 +4,9 @@
 list over many jobs: ``items`` reads it, ``shards`` cuts it, ``journal`` keeps what is done.
 """
 
-from endpoint.client.api import CallFailed
-from endpoint.client.client import Client, JobFailed
+from endpoint.client.client import Client
 from endpoint.client.envelopes import Envelope, Failure
+from endpoint.client.http import CallFailed
+from endpoint.client.job import JobFailed
 
 __all__ = ["CallFailed", "Client", "Envelope", "Failure", "JobFailed"]

@@ -15,9 +15,10 @@ import stamina.instrumentation
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from endpoint.client.api import CallFailed
-from endpoint.client.client import Client, Job, item_count
+from endpoint.client.client import Client
 from endpoint.client.envelopes import Envelope, encode, parse
+from endpoint.client.http import CallFailed
+from endpoint.client.job import Job, item_count
 from endpoint.client.map import map_file
 
 SUCCESS, SOME_FAILED, CALL_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
@@ -94,8 +95,12 @@ async def _map(arguments: argparse.Namespace) -> int:
                 job=job,
                 shard=arguments.shard,
                 in_flight=arguments.in_flight,
+                keep_journal=arguments.keep_journal,
                 progress=show,
             )
+    if summary.damaged:
+        said = f"{summary.damaged} lines of the journal could not be read: what they held has been asked for again."
+        print(said, file=sys.stderr)
     print(
         f"{summary.items} items, {summary.failed} failed, {summary.jobs} jobs, {summary.seconds:.1f} s: {arguments.out}"
     )
@@ -161,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--job", metavar="FILE.json", help="a job for everything but the items: options, policy")
     command.add_argument("--shard", type=_count(10_000), default=200, help="items per job at most (default: 200)")
     command.add_argument("--in-flight", type=_count(100), default=8, help="jobs to wait for at once (default: 8)")
+    command.add_argument("--keep-journal", action="store_true", help="leave RESULTS.jsonl.journal when all is done")
     for command in commands.choices.values():
         command.add_argument("--endpoint", metavar="ID", help="the endpoint's id (default: RUNPOD_ENDPOINT_ID)")
     return parser

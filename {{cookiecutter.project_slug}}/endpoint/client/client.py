@@ -1,17 +1,28 @@
 """One job at a time: submitted, followed, and every envelope of it handed over once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any, Self
 from urllib.parse import quote
 
-from endpoint.client.api import Api, CallFailed, plain
-from endpoint.client.envelopes import Envelope, aggregate, encode, failure, flatten, is_envelope
+import httpx
 
-FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
-STATES = ("IN_QUEUE", "IN_PROGRESS", *FINAL)
-"""A job's states (Runpod docs, serverless/endpoints/job-states)."""
+from endpoint.client.api import Api
+from endpoint.client.envelopes import Envelope, encode, failure
+from endpoint.client.http import CallFailed, Http
+from endpoint.client.job import (
+    FINAL,
+    Job,
+    JobFailed,
+    another_worker,
+    checked,
+    first_index,
+    item_count,
+    output,
+    streamed,
+)
+
 RUNSYNC_WAIT = 90.0
 """Seconds for which ``/runsync`` holds its answer back (Runpod docs, serverless/endpoints/operation-reference)."""
 LONGEST_PAUSE = 2.0
@@ -20,17 +31,6 @@ FETCHES = 8
 """Results fetched from a bucket at once, for one job."""
 PATIENCE = 5.0
 """Seconds spent on cancelling a job that is no longer waited for."""
-
-Job = Mapping[str, Any]
-"""A request as the platform takes it: ``{"input": {"items": […], …}}``, and if need be a ``policy``."""
-
-
-class JobFailed(CallFailed):
-    """A job ended without its results. ``state`` is its last one, or ``LOST`` if the endpoint no longer knows it."""
-
-    def __init__(self, job_id: str, state: str, message: str) -> None:
-        super().__init__(f"Job {plain(job_id)} {state}: {plain(message)}.")
-        self.state = state
 
 
 class Client:
@@ -51,12 +51,15 @@ class Client:
         self, endpoint_id: str | None = None, *, api_key: str | None = None, base_url: str | None = None
     ) -> None:
         self._api = Api(endpoint_id, api_key, base_url)
+        # Without the key: a stored result's address carries its own permission, and a bucket must not learn the key.
+        self._bucket = Http(httpx.AsyncClient(follow_redirects=True))
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._api.close()
+        await self._bucket.close()
 
     async def run(self, job: Job) -> list[Envelope]:
         """Run ``job`` and return its envelopes, one for each item, in order."""
@@ -64,20 +67,21 @@ class Client:
 
     async def runsync(self, job: Job) -> list[Envelope]:
         """Run ``job`` with ``/runsync``, whose one answer has all envelopes if the job takes at most 90 s."""
-        state = _checked(await self._api.call("POST", "/runsync", encode(job), held=RUNSYNC_WAIT))
+        state = checked(await self._api.call("POST", "/runsync", encode(job), held=RUNSYNC_WAIT))
+        items, first = item_count(job), first_index(job)
         if state["status"] in FINAL:
-            return [envelope async for envelope in self._fetched(_output(state, item_count(job)))]
-        return [envelope async for envelope in self.results(state["id"], item_count(job))]
+            return [envelope async for envelope in self._fetched(output(state, items, first))]
+        return [envelope async for envelope in self.results(state["id"], items, first)]
 
     async def stream(self, job: Job) -> AsyncGenerator[Envelope, None]:
         """Run ``job`` and yield its envelopes in order, each as soon as it is ready."""
-        async with aclosing(self.results(await self.submit(job), item_count(job))) as envelopes:
+        async with aclosing(self.results(await self.submit(job), item_count(job), first_index(job))) as envelopes:
             async for envelope in envelopes:
                 yield envelope
 
     async def submit(self, job: Job | bytes) -> str:
         """Queue ``job``, or the body of one, and return its id. Results are kept for 30 minutes after its end."""
-        return str(_checked(await self._api.call("POST", "/run", job if isinstance(job, bytes) else encode(job)))["id"])
+        return str(checked(await self._api.call("POST", "/run", job if isinstance(job, bytes) else encode(job)))["id"])
 
     async def status(self, job_id: str) -> dict[str, Any]:
         """Return what ``/status`` answers: ``status``, and at the end ``output`` or ``error``."""
@@ -87,20 +91,23 @@ class Client:
         """Stop a job wherever it is."""
         await self._ask("POST", "cancel", job_id)
 
-    async def results(self, job_id: str, items: int | None = None) -> AsyncGenerator[Envelope, None]:
+    async def results(self, job_id: str, items: int | None = None, first: int = 0) -> AsyncGenerator[Envelope, None]:
         """Yield the envelopes of a job in order, each once and as soon as it is ready.
 
         ``/stream`` hands out each chunk once: what a broken connection took with it, what was too large to be
         streamed, or what was handed out before, is taken from the aggregate when the job has ended. A job that starts
         anew after its worker died streams everything again; what is known is not yielded twice. ``items`` is how many
-        the job has, if known: it spares asking for the aggregate where the stream had them all.
+        the job has, if known: it spares asking for the aggregate where the stream had them all. ``first`` is the index
+        of the first one.
         """
-        given, early, status, pause = 0, dict[int, Envelope](), "", 0.0
+        given, early, status, pause = first, dict[int, Envelope](), "", 0.0
         try:
             while True:
                 state = await self._ask("GET", "stream", job_id)
                 status = state["status"]
-                for envelope in _streamed(state):
+                for envelope in streamed(state):
+                    if items is not None and envelope["index"] >= first + items:
+                        raise another_worker(job_id, "it streamed an envelope for an item that it does not have")
                     if envelope["index"] >= given:
                         early.setdefault(envelope["index"], envelope)
                 ready = []
@@ -109,12 +116,13 @@ class Client:
                     given += 1
                 async for envelope in self._fetched(ready):
                     yield envelope
-                if status in FINAL and (not ready or given == items):
+                complete = items is not None and given == first + items
+                if status in FINAL and (not ready or complete):
                     break
                 pause = 0.0 if ready else min(2 * pause + 0.1, LONGEST_PAUSE)
                 await asyncio.sleep(pause)
-            if status != "COMPLETED" or given != items:
-                async for envelope in self._fetched(_output(await self._ended(job_id), items)[given:]):
+            if status != "COMPLETED" or not complete:
+                async for envelope in self._fetched(output(await self._ended(job_id), items, first)[given - first :]):
                     yield envelope
         finally:
             if status not in FINAL:
@@ -137,7 +145,7 @@ class Client:
             if error.status != 404:
                 raise
             raise JobFailed(job_id, "LOST", "the endpoint does not know it (any more)") from None
-        return _checked({"id": job_id, **answer})
+        return checked({"id": job_id, **answer})
 
     async def _fetched(self, envelopes: list[Envelope]) -> AsyncGenerator[Envelope, None]:
         for first in range(0, len(envelopes), FETCHES):
@@ -148,39 +156,8 @@ class Client:
         if "result_url" not in envelope:
             return envelope
         try:
-            result = await self._api.fetch(envelope["result_url"])
+            result = await self._bucket.json("GET", envelope["result_url"])
         except CallFailed as error:
-            message = f"The result is in a bucket, which did not give it ({error.status or 'no usable answer'})."
+            message = f"The result is in a bucket, which did not give it. {error}"
             return failure(envelope["index"], "ResultUnavailable", message)
         return {"index": envelope["index"], "success": True, "result": result}
-
-
-def item_count(job: Job) -> int | None:
-    """Return how many items a job has, None if it has no list of them."""
-    given = job.get("input")
-    items = given.get("items") if isinstance(given, Mapping) else None
-    return len(items) if isinstance(items, list) else None
-
-
-def _checked(state: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(state.get("id"), str) and state.get("status") in STATES:
-        return state
-    raise CallFailed("What the endpoint answered is not a job's state: is its address right?")
-
-
-def _streamed(state: dict[str, Any]) -> list[Envelope]:
-    """Return the envelopes in an answer of ``/stream``; whatever else is in it is left to the aggregate."""
-    chunks = state.get("stream")
-    outputs = [chunk.get("output") for chunk in chunks if isinstance(chunk, dict)] if isinstance(chunks, list) else []
-    return [envelope for envelope in flatten(outputs) if is_envelope(envelope)]
-
-
-def _output(state: dict[str, Any], items: int | None) -> list[Envelope]:
-    """Return the envelopes of a job that has ended; raise ``JobFailed`` with the platform's message if it has none."""
-    if state["status"] != "COMPLETED":
-        error = state.get("error") or "the platform gives no reason"
-        raise JobFailed(state["id"], state["status"], error if isinstance(error, str) else encode(error).decode())
-    try:
-        return aggregate(state.get("output"), items)
-    except ValueError as error:
-        raise CallFailed(f"Job {plain(state['id'])}: {error}. Is another worker behind this endpoint?") from None

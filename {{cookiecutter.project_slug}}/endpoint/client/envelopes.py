@@ -48,15 +48,16 @@ def is_envelope(value: Any) -> TypeGuard[Envelope]:
     return False
 
 
-def aggregate(output: Any, items: int | None) -> list[Envelope]:
+def aggregate(output: Any, items: int | None, first: int = 0) -> list[Envelope]:
     """Return a job's output as one list; raise ``ValueError`` unless it has an envelope for each item, in order.
 
-    ``items`` is how many the job had, None if that is not known.
+    ``items`` is how many the job had, None if that is not known; ``first`` is the index of the first one.
     """
     envelopes = list(flatten(output if isinstance(output, list) else [output]))
     if not all(is_envelope(envelope) for envelope in envelopes):
         raise ValueError("it returned something other than this worker's envelopes")
-    if [envelope["index"] for envelope in envelopes] != list(range(len(envelopes) if items is None else items)):
+    places = range(first, first + (len(envelopes) if items is None else items))
+    if [envelope["index"] for envelope in envelopes] != list(places):
         raise ValueError("it did not return one envelope for each item")
     return envelopes
 

@@ -1,7 +1,7 @@
 """What is done of a long list, on disk: lines are appended and never changed, so that a kill can tear only the last.
 
 The first line says what the journal is of. Each later one is a job that was submitted, with the indices of its items in
-the list, or the envelope of an item, as it will stand in the output.
+the list, or the envelope of an item, as it will stand in the output. A line that cannot be read costs itself only.
 """
 
 import fcntl
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from endpoint.client.api import CallFailed
 from endpoint.client.envelopes import Envelope, encode, is_envelope, parse
+from endpoint.client.http import CallFailed
 
 
 class Journal:
@@ -24,7 +24,8 @@ class Journal:
 
     def __init__(self, out: Path, of: Mapping[str, Any], items: int) -> None:
         self.path = out.with_name(out.name + ".journal")
-        self.done = self.failed = 0
+        self.done = self.failed = self.damaged = 0
+        """Items that are done, those of them that failed, and lines that could not be read."""
         self._out = out
         self._header = encode(of) + b"\n"
         self._places = array("q", [-1]) * items
@@ -68,8 +69,11 @@ class Journal:
         if envelope["index"] not in self:
             self._note(envelope, self._append(encode(envelope)))
 
-    def write_output(self) -> None:
-        """Write every envelope to the output, in order; it is there whole or not at all."""
+    def write_output(self, *, keep: bool = False) -> None:
+        """Write every envelope to the output, in order, and unless told to ``keep`` it remove the journal.
+
+        The output is there whole or not at all.
+        """
         unfinished = self._out.with_name(self._out.name + ".unfinished")
         with unfinished.open("wb") as output, self.path.open("rb") as lines:
             for place in self._places:
@@ -78,6 +82,8 @@ class Journal:
             output.flush()
             os.fsync(output.fileno())
         unfinished.replace(self._out)
+        if not keep:
+            self.path.unlink(missing_ok=True)
 
     def _lock(self) -> None:
         try:
@@ -94,26 +100,28 @@ class Journal:
             self._file.truncate(0)
             self._append(self._header.rstrip(b"\n"))
             return
-        end = len(header)
+        place = len(header)
         for line in self._file:
-            if not self._read(line, end):
+            if not line.endswith(b"\n"):  # torn by a kill
+                self._file.truncate(place)
                 break
-            end += len(line)
-        self._file.truncate(end)
+            self.damaged += not self._read(line, place)
+            place += len(line)
 
     def _read(self, line: bytes, place: int) -> bool:
-        """Take in a line that begins at ``place``; return whether it is whole."""
+        """Take in a line that begins at ``place``; return whether it can be read."""
         try:
-            entry = parse(line) if line.endswith(b"\n") else None
+            entry = parse(line)
         except ValueError:
             return False
         match entry:
             case {"job": str(job_id), "indices": [*indices]} if all(
-                index in range(len(self._places)) for index in indices
+                type(index) is int and index in range(len(self._places)) for index in indices
             ):
                 self._jobs[job_id] = array("q", indices)
             case _ if is_envelope(entry) and entry["index"] < len(self._places):
-                self._note(entry, place)
+                if entry["index"] not in self:
+                    self._note(entry, place)
             case _:
                 return False
         return True

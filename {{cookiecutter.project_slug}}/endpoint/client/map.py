@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from endpoint.client.api import CallFailed
-from endpoint.client.client import Client, Job, JobFailed
+from endpoint.client.client import Client
+from endpoint.client.http import CallFailed
 from endpoint.client.items import Items
+from endpoint.client.job import Job, JobFailed
 from endpoint.client.journal import Journal
 from endpoint.client.shards import Frame, cut
 
@@ -24,12 +25,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of the list: ``items`` and ``failed`` are the whole list's, ``jobs`` and ``seconds`` this run's."""
+    """What became of the list: ``items`` and ``failed`` are the whole list's, the rest is this run's.
+
+    ``damaged`` lines of the journal could not be read: their items were asked for again.
+    """
 
     items: int
     failed: int
     jobs: int
     seconds: float
+    damaged: int
 
 
 async def map_file(
@@ -40,13 +45,15 @@ async def map_file(
     job: Job,
     shard: int = 200,
     in_flight: int = 8,
+    keep_journal: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Summary:
     """Put the items in ``source`` (JSON Lines) through the endpoint and write their envelopes to ``out``, in order.
 
     ``job`` is what each job asks for beside its items, at most ``shard`` of them; ``in_flight`` jobs are waited for at
     once. What is done is in the journal beside ``out``: called again after whatever end, this goes on from there, and
-    waits for the jobs that are still known. An item's failure is a result. Raises ``CallFailed`` if the list or the
+    waits for the jobs that are still known. When all is done the journal goes, unless ``keep_journal``. An item's
+    failure is a result. Raises ``CallFailed`` if the list or the
     journal cannot be used, a call fails or an answer cannot be read, ``JobFailed`` if a job fails again and again.
     """
     began = time.monotonic()
@@ -60,8 +67,8 @@ async def map_file(
         except CallFailed as fault:
             fault.add_note(f"What is done is in {journal.path}: start again, and it goes on from there.")
             raise
-        journal.write_output()
-        return Summary(len(items), journal.failed, mapping.jobs, time.monotonic() - began)
+        journal.write_output(keep=keep_journal)
+        return Summary(len(items), journal.failed, mapping.jobs, time.monotonic() - began, journal.damaged)
 
 
 class _Mapping:
@@ -74,6 +81,7 @@ class _Mapping:
         self._frame = frame
         self._journal = journal
         self._shard = shard
+        self._oversize: set[int] = set()
         self._progress = progress
 
     async def run(self, in_flight: int) -> None:
@@ -106,11 +114,7 @@ class _Mapping:
         return cut(indices, self._items.size, lambda: self._shard, self._frame.room)
 
     async def _settle(self, indices: list[int], job_id: str | None = None) -> None:
-        """See the items at ``indices`` into the journal, in as many jobs as it takes; ``job_id`` may have them already.
-
-        Items whose results did not fit into the response are asked for again in shards of as many as did fit, and so
-        are all items from then on.
-        """
+        """See the items at ``indices`` into the journal, in as many jobs as it takes; ``job_id`` may have them."""
         tries = 0
         while indices:
             asked = job_id is None
@@ -128,10 +132,23 @@ class _Mapping:
             if fault and asked and (tries == TRIES or fault.state == "CANCELLED"):
                 raise fault
             if crowded:
-                self._shard = min(self._shard, max(1, min(len(indices) - len(crowded), len(indices) // 2)))
-                for smaller in self._cut(sorted(crowded)):
-                    await self._settle(smaller)
+                await self._make_room(sorted(crowded), min(len(indices) - len(crowded), len(indices) // 2))
             indices, job_id = left, None
+
+    async def _make_room(self, crowded: list[int], fitting: int) -> None:
+        """Ask again for items whose results did not fit into a response, of which ``fitting`` did.
+
+        Each is asked for alone until one fits. Those before it are too large for any response; from it on the shard
+        was too full, and all shards are smaller from now on.
+        """
+        while crowded:
+            index = crowded.pop(0)
+            await self._settle([index])
+            if index not in self._oversize:
+                self._shard = min(self._shard, max(1, fitting))
+                for smaller in self._cut(crowded):
+                    await self._settle(smaller)
+                return
 
     async def _submit(self, indices: list[int]) -> str:
         job_id = await self._client.submit(self._frame.body([self._items[index] for index in indices]))
@@ -151,7 +168,10 @@ class _Mapping:
                 kind = envelope["failure"]["type"] if "failure" in envelope else None
                 if kind == "OutputTooLarge" and len(indices) > 1:
                     crowded.add(index)
-                elif kind != "ResultUnavailable" or last:
+                    continue
+                if kind == "OutputTooLarge":
+                    self._oversize.add(index)
+                if kind != "ResultUnavailable" or last:
                     envelope["index"] = index
                     self._journal.record(envelope)
                     self._progress(self._journal.done, len(self._items))

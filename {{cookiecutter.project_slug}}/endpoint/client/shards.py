@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from endpoint.client.api import CallFailed
-from endpoint.client.client import Job
 from endpoint.client.envelopes import encode
+from endpoint.client.http import CallFailed
+from endpoint.client.job import Job
 
 MAX_BODY = 10_000_000
 """Bytes of a request to ``/run`` (Runpod docs, serverless/endpoints/operation-reference)."""

@@ -1,5 +1,7 @@
 """The client as a command, and HTTP servers that do what a real one does on a bad day."""
 
+import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from endpoint.client import Client
 from tests.conftest import PROJECT, off_runpod
 
 KEY = "rpa_NOBODYS"
@@ -114,3 +117,19 @@ def client(base_url: str, *arguments: str, given: bytes = b"") -> "subprocess.Co
         assert b"Traceback" not in output
         assert KEY.encode() not in output
     return finished
+
+
+def call(base_url: str, operation: Callable[[Client], Any]) -> Any:
+    async def scenario() -> Any:
+        async with Client("local", api_key=KEY, base_url=base_url) as caller:
+            return await operation(caller)
+
+    return asyncio.run(scenario())
+
+
+def job_of(*items: Any) -> bytes:
+    return json.dumps({"input": {"items": items}}).encode()
+
+
+def lines(output: bytes) -> list[Any]:
+    return [json.loads(line) for line in output.splitlines()]

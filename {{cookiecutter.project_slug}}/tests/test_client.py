@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from endpoint.client import CallFailed, Client, Envelope, JobFailed, http
 from endpoint.client.job import Job
 from endpoint.local import LocalEndpoint
-from tests.calling import KEY, Answer, Request, client, command, environment, proxy, serve_http
+from tests.calling import KEY, Answer, Request, call, client, command, environment, job_of, lines, proxy, serve_http
 from tests.conftest import PROJECT, Caller, Serve
 
 STORING = """
@@ -68,24 +68,8 @@ def storing(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield endpoint.base_url
 
 
-def job_of(*items: Any) -> bytes:
-    return json.dumps({"input": {"items": items}}).encode()
-
-
-def lines(output: bytes) -> list[Any]:
-    return [json.loads(line) for line in output.splitlines()]
-
-
 def envelopes_of(items: list[Any]) -> list[Any]:
     return [{"index": index, "success": True, "result": item} for index, item in enumerate(items)]
-
-
-def call(base_url: str, operation: Callable[[Client], Any]) -> Any:
-    async def scenario() -> Any:
-        async with Client("local", api_key=KEY, base_url=base_url) as caller:
-            return await operation(caller)
-
-    return asyncio.run(scenario())
 
 
 async def collect(caller: Client, job: Job) -> list[Envelope]:
@@ -320,6 +304,96 @@ def test_a_job_may_be_a_slice_of_a_longer_list() -> None:
     with serve_http(lambda _: Answer(200, body)) as address:
         assert call(address, lambda caller: caller.run(job)) == output
         assert call(address, lambda caller: caller.runsync(job)) == output
+
+
+GROWING = """
+import worker.before_sdk, runpod
+def handler(job):
+    for index, fifo in enumerate(job["input"]["items"]):
+        yield {"index": index, "parts": ["a"]} if index else [{"index": index, "parts": ["a"]}]
+        open(fifo).close()
+        yield {"index": index, "parts": ["b", {"c": 1}]}
+        yield {"index": index, "success": True, "result": "whole"}
+runpod.serverless.start({"handler": handler, "return_aggregate_stream": True})
+"""
+"""A worker whose items wait for a pipe between their first part and the second."""
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with (
+        (tmp_path_factory.mktemp("growing") / "worker.log").open("wb") as log,
+        LocalEndpoint([sys.executable, "-u", "-c", GROWING], log=log) as endpoint,
+    ):
+        yield endpoint.base_url
+
+
+GROWN = [
+    [
+        {"index": index, "parts": ["a"]},
+        {"index": index, "parts": ["b", {"c": 1}]},
+        {"index": index, "success": True, "result": "whole"},
+    ]
+    for index in (0, 1)
+]
+"""What comes of two items of ``growing``."""
+
+
+def by_item(printed: bytes) -> list[Any]:
+    """What was printed, one item's after the other's: how they mix is not promised."""
+    return sorted(lines(printed), key=lambda each: int(each["index"]))
+
+
+def test_parts_arrive_while_their_item_runs(growing: str, fifo: Path) -> None:
+    async def follow(caller: Client) -> list[Any]:
+        arrived = []
+        async with aclosing(caller.stream({"input": {"items": [str(fifo)]}}, parts=True)) as arriving:
+            async for each in arriving:
+                arrived.append(each)
+                if len(arrived) == 1:
+                    await asyncio.to_thread(fifo.write_text, "go on")
+        return arrived
+
+    assert call(growing, follow) == GROWN[0]
+
+
+def test_who_does_not_ask_for_parts_gets_envelopes_only(growing: str, tmp_path: Path) -> None:
+    job = {"input": {"items": ["/dev/null"] * 2}}
+    envelopes = [GROWN[0][2], GROWN[1][2]]
+    assert call(growing, lambda caller: caller.run(job)) == envelopes
+    assert call(growing, lambda caller: caller.runsync(job)) == envelopes
+    assert call(growing, lambda caller: collect(caller, job)) == envelopes
+    out = tmp_path / "out"
+    assert client(growing, "map", "-", "--out", str(out), given=b'"/dev/null"\n' * 2).returncode == 0
+    assert lines(out.read_bytes()) == envelopes
+
+
+def test_the_command_prints_parts_where_it_is_told_to_or_on_a_terminal(growing: str) -> None:
+    given = job_of("/dev/null", "/dev/null")
+    assert lines(client(growing, "stream", "-", given=given).stdout) == [GROWN[0][2], GROWN[1][2]]
+    assert by_item(client(growing, "stream", "--parts", "-", given=given).stdout) == GROWN[0] + GROWN[1]
+    terminal, shown = os.openpty()
+    with subprocess.Popen(
+        command("stream", "-"), cwd=PROJECT, env=environment(growing), stdin=subprocess.PIPE, stdout=shown
+    ) as process:
+        os.close(shown)
+        process.communicate(given, timeout=30)
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        assert by_item(screen.read(10_000)) == GROWN[0] + GROWN[1]
+
+
+def test_what_a_worker_streams_again_after_an_items_envelope_is_not_yielded_again() -> None:
+    stream = [{"output": each} for each in (*GROWN[0], *GROWN[0], *GROWN[1])]
+    output = [GROWN[0][2], GROWN[1][2]]
+    body = json.dumps({"id": "a", "status": "COMPLETED", "output": output, "stream": stream}).encode()
+
+    async def follow(caller: Client) -> list[Any]:
+        return [each async for each in caller.stream({"input": {"items": [1, 2]}}, parts=True)]
+
+    with serve_http(lambda _: Answer(200, body)) as address:
+        arrived = call(address, follow)
+    assert [each for each in arrived if each["index"] == 0] == GROWN[0]
+    assert [each for each in arrived if each["index"] == 1] == GROWN[1]
 
 
 def test_a_stream_that_repeats_itself_still_ends() -> None:

@@ -284,7 +284,7 @@ def test_what_is_of_something_else_is_not_overwritten(echo: Caller, out: Path) -
     kept = out.read_bytes()
     assert mapped(echo.endpoint.base_url, items, out, keep_journal=True).jobs == 0
     for other, job in ((items, {"option": 1}), (write_items(out.with_name("others"), [1, 3]), {})):
-        with pytest.raises(CallFailed, match=r"is of other items or another job: choose another --out, or remove it\."):
+        with pytest.raises(CallFailed, match=r"is of other items, another job or other --files: choose"):
             mapped(echo.endpoint.base_url, other, out, job={"input": job})
     out.with_name("results.jsonl.journal").unlink()
     with pytest.raises(CallFailed, match="exists, and has no journal to go on from"):

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from endpoint.client.client import Client
-from endpoint.client.envelopes import Envelope, encode, parse
+from endpoint.client.envelopes import Envelope, Parts, encode, is_envelope, parse
+from endpoint.client.files import shortened
 from endpoint.client.http import CallFailed
 from endpoint.client.job import Job, item_count
 from endpoint.client.map import map_file
@@ -60,28 +62,33 @@ async def _call(arguments: argparse.Namespace) -> int:
     async with Client(arguments.endpoint) as client:
         with _progress(sys.stderr.isatty() and not (streaming and sys.stdout.isatty())) as show:
             show(0, item_count(job))
-            async with aclosing(_envelopes(client, job, arguments.command)) as envelopes:
-                async for envelope in envelopes:
+            async with aclosing(_arriving(client, job, arguments)) as arriving:
+                async for each in arriving:
+                    if not is_envelope(each):
+                        _print(each)
+                        continue
                     done += 1
-                    failed += not envelope["success"]
+                    failed += not each["success"]
                     if streaming:
-                        _print(envelope)
+                        _print(each)
                     else:
-                        kept.append(envelope)
+                        kept.append(each)
                     show(done, item_count(job))
     for envelope in kept:
         _print(envelope)
     return SOME_FAILED if failed else SUCCESS
 
 
-async def _envelopes(client: Client, job: Job, command: str) -> AsyncGenerator[Envelope, None]:
-    if command == "runsync":
-        for envelope in await client.runsync(job):
+async def _arriving(client: Client, job: Job, arguments: argparse.Namespace) -> AsyncGenerator[Envelope | Parts, None]:
+    then = partial(client.save_files, folder=arguments.files) if arguments.files else None
+    if arguments.command == "runsync":
+        for envelope in await client.runsync(job, then=then):
             yield envelope
         return
-    async with aclosing(client.stream(job)) as envelopes:
-        async for envelope in envelopes:
-            yield envelope
+    parts = arguments.command == "stream" and (arguments.parts or sys.stdout.isatty())
+    async with aclosing(client.stream(job, parts=parts, then=then)) as arriving:
+        async for each in arriving:
+            yield each
 
 
 async def _map(arguments: argparse.Namespace) -> int:
@@ -95,6 +102,7 @@ async def _map(arguments: argparse.Namespace) -> int:
                 job=job,
                 shard=arguments.shard,
                 in_flight=arguments.in_flight,
+                files=arguments.files,
                 keep_journal=arguments.keep_journal,
                 progress=show,
             )
@@ -107,8 +115,9 @@ async def _map(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if summary.failed else SUCCESS
 
 
-def _print(envelope: Envelope) -> None:
-    sys.stdout.buffer.write(encode(envelope) + b"\n")
+def _print(each: Envelope | Parts) -> None:
+    shown = shortened(each) if is_envelope(each) and sys.stdout.isatty() else each
+    sys.stdout.buffer.write(encode(shown) + b"\n")
     sys.stdout.buffer.flush()
 
 
@@ -159,6 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=what, description=what)
         command.add_argument("file", metavar="FILE.json", help='a job, {"input": {"items": […]}}; -: standard input')
+    what = "print also what items yield while they run, as on a terminal"
+    command.add_argument("--parts", action="store_true", help=what)
     what = "put a long list through many jobs; stopped anywhere, the same command goes on"
     command = commands.add_parser("map", help=what, description=what)
     command.add_argument("items", metavar="ITEMS.jsonl", help="one item a line, any JSON value; -: standard input")
@@ -168,6 +179,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--in-flight", type=_count(100), default=8, help="jobs to wait for at once (default: 8)")
     command.add_argument("--keep-journal", action="store_true", help="leave RESULTS.jsonl.journal when all is done")
     for command in commands.choices.values():
+        what = "put each file of a result into DIR, as INDEX-N.EXT, and its path into the result"
+        command.add_argument("--files", type=Path, metavar="DIR", help=what)
         command.add_argument("--endpoint", metavar="ID", help="the endpoint's id (default: RUNPOD_ENDPOINT_ID)")
     return parser
 

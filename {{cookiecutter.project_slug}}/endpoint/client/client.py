@@ -1,15 +1,17 @@
 """One job at a time: submitted, followed, and every envelope of it handed over once."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Literal, Self, overload
 from urllib.parse import quote
 
 import httpx
 
 from endpoint.client.api import Api
-from endpoint.client.envelopes import Envelope, encode, failure
+from endpoint.client.envelopes import Envelope, Parts, encode, failure, is_envelope
+from endpoint.client.files import save
 from endpoint.client.http import CallFailed, Http
 from endpoint.client.job import (
     FINAL,
@@ -31,6 +33,9 @@ FETCHES = 8
 """Results fetched from a bucket at once, for one job."""
 PATIENCE = 5.0
 """Seconds spent on cancelling a job that is no longer waited for."""
+
+Then = Callable[[Envelope], Awaitable[Envelope]]
+"""What is done with an envelope as it arrives, for some at once."""
 
 
 class Client:
@@ -61,23 +66,39 @@ class Client:
         await self._api.close()
         await self._bucket.close()
 
-    async def run(self, job: Job) -> list[Envelope]:
-        """Run ``job`` and return its envelopes, one for each item, in order."""
-        return [envelope async for envelope in self.stream(job)]
+    async def run(self, job: Job, *, then: Then | None = None) -> list[Envelope]:
+        """Run ``job`` and return its envelopes, one for each item, in order, and what ``then`` makes of each."""
+        return [envelope async for envelope in self.stream(job, then=then)]
 
-    async def runsync(self, job: Job) -> list[Envelope]:
+    async def runsync(self, job: Job, *, then: Then | None = None) -> list[Envelope]:
         """Run ``job`` with ``/runsync``, whose one answer has all envelopes if the job takes at most 90 s."""
         state = checked(await self._api.call("POST", "/runsync", encode(job), held=RUNSYNC_WAIT))
         items, first = item_count(job), first_index(job)
         if state["status"] in FINAL:
-            return [envelope async for envelope in self._fetched(output(state, items, first))]
-        return [envelope async for envelope in self.results(state["id"], items, first)]
+            return [envelope async for envelope in self._fetched(output(state, items, first), then)]
+        return [envelope async for envelope in self.results(state["id"], items, first, then=then)]
 
-    async def stream(self, job: Job) -> AsyncGenerator[Envelope, None]:
-        """Run ``job`` and yield its envelopes in order, each as soon as it is ready."""
-        async with aclosing(self.results(await self.submit(job), item_count(job), first_index(job))) as envelopes:
-            async for envelope in envelopes:
-                yield envelope
+    @overload
+    def stream(
+        self, job: Job, *, parts: Literal[False] = False, then: Then | None = None
+    ) -> AsyncGenerator[Envelope, None]: ...
+
+    @overload
+    def stream(self, job: Job, *, parts: bool, then: Then | None = None) -> AsyncGenerator[Envelope | Parts, None]: ...
+
+    async def stream(
+        self, job: Job, *, parts: bool = False, then: Then | None = None
+    ) -> AsyncGenerator[Envelope | Parts, None]:
+        """Run ``job`` and yield its envelopes in order, each as soon as it is ready.
+
+        With ``parts``, also what items yield while they run, as it arrives: an item's parts in order and before its
+        envelope, in which they are again. If its worker dies, an item and its parts begin anew.
+        """
+        arriving = self._arriving(await self.submit(job), item_count(job), first_index(job), then)
+        async with aclosing(arriving):
+            async for each in arriving:
+                if parts or is_envelope(each):
+                    yield each
 
     async def submit(self, job: Job | bytes) -> str:
         """Queue ``job``, or the body of one, and return its id. Results are kept for 30 minutes after its end."""
@@ -91,38 +112,65 @@ class Client:
         """Stop a job wherever it is."""
         await self._ask("POST", "cancel", job_id)
 
-    async def results(self, job_id: str, items: int | None = None, first: int = 0) -> AsyncGenerator[Envelope, None]:
-        """Yield the envelopes of a job in order, each once and as soon as it is ready.
+    async def save_files(self, envelope: Envelope, folder: Path) -> Envelope:
+        """Write the files of ``envelope`` to ``folder``, and return it with a ``path`` in place of their data or URL.
+
+        ``INDEX-N.EXT`` is the item's file number N. One that cannot be had makes it a failure ``ResultUnavailable``.
+        Raises ``OSError`` if one cannot be written.
+        """
+        return await save(envelope, Path(folder), self._bucket)
+
+    async def results(
+        self, job_id: str, items: int | None = None, first: int = 0, *, then: Then | None = None
+    ) -> AsyncGenerator[Envelope, None]:
+        """Yield the envelopes of a job in order, each once and as soon as it is ready, and what ``then`` makes of it.
+
+        ``items`` is how many the job has, if known: it spares asking for the aggregate where the stream had them all.
+        ``first`` is the index of the first one.
+        """
+        arriving = self._arriving(job_id, items, first, then)
+        async with aclosing(arriving):
+            async for each in arriving:
+                if is_envelope(each):
+                    yield each
+
+    async def _arriving(
+        self, job_id: str, items: int | None, first: int, then: Then | None
+    ) -> AsyncGenerator[Envelope | Parts, None]:
+        """Yield what comes of a job: envelopes in order, and between them parts as they come.
 
         ``/stream`` hands out each chunk once: what a broken connection took with it, what was too large to be
         streamed, or what was handed out before, is taken from the aggregate when the job has ended. A job that starts
-        anew after its worker died streams everything again; what is known is not yielded twice. ``items`` is how many
-        the job has, if known: it spares asking for the aggregate where the stream had them all. ``first`` is the index
-        of the first one.
+        anew after its worker died streams everything again; of an item whose envelope is known, nothing comes twice.
         """
         given, early, status, pause = first, dict[int, Envelope](), "", 0.0
         try:
             while True:
                 state = await self._ask("GET", "stream", job_id)
-                status = state["status"]
-                for envelope in streamed(state):
-                    if items is not None and envelope["index"] >= first + items:
-                        raise another_worker(job_id, "it streamed an envelope for an item that it does not have")
-                    if envelope["index"] >= given:
-                        early.setdefault(envelope["index"], envelope)
+                status, arrived = state["status"], streamed(state)
+                for each in arrived:
+                    if items is not None and each["index"] >= first + items:
+                        raise another_worker(job_id, "it streamed something for an item that it does not have")
+                    if each["index"] < given or each["index"] in early:
+                        continue
+                    if is_envelope(each):
+                        early[each["index"]] = each
+                    else:
+                        yield each
                 ready = []
                 while given in early:
                     ready.append(early.pop(given))
                     given += 1
-                async for envelope in self._fetched(ready):
+                async for envelope in self._fetched(ready, then):
                     yield envelope
                 complete = items is not None and given == first + items
                 if status in FINAL and (not ready or complete):
                     break
-                pause = 0.0 if ready else min(2 * pause + 0.1, LONGEST_PAUSE)
+                pause = 0.0 if arrived else min(2 * pause + 0.1, LONGEST_PAUSE)
                 await asyncio.sleep(pause)
             if status != "COMPLETED" or not complete:
-                async for envelope in self._fetched(output(await self._ended(job_id), items, first)[given - first :]):
+                rest = output(await self._ended(job_id), items, first)[given - first :]
+                async for envelope in self._fetched(rest, then):
                     yield envelope
         finally:
             if status not in FINAL:
@@ -147,9 +195,13 @@ class Client:
             raise JobFailed(job_id, "LOST", "the endpoint does not know it (any more)") from None
         return checked({"id": job_id, **answer})
 
-    async def _fetched(self, envelopes: list[Envelope]) -> AsyncGenerator[Envelope, None]:
+    async def _fetched(self, envelopes: list[Envelope], then: Then | None) -> AsyncGenerator[Envelope, None]:
+        async def receive(envelope: Envelope) -> Envelope:
+            envelope = await self._fetch(envelope)
+            return await then(envelope) if then else envelope
+
         for first in range(0, len(envelopes), FETCHES):
-            for envelope in await asyncio.gather(*map(self._fetch, envelopes[first : first + FETCHES])):
+            for envelope in await asyncio.gather(*map(receive, envelopes[first : first + FETCHES])):
                 yield envelope
 
     async def _fetch(self, envelope: Envelope) -> Envelope:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from endpoint.client.envelopes import Envelope, aggregate, encode, flatten, is_envelope
+from endpoint.client.envelopes import Envelope, Parts, aggregate, encode, flatten, is_envelope, is_parts
 from endpoint.client.http import CallFailed
 from endpoint.sentence import one_line
 
@@ -42,11 +42,11 @@ def checked(state: dict[str, Any]) -> dict[str, Any]:
     raise CallFailed("What the endpoint answered is not a job's state: is its address right?")
 
 
-def streamed(state: dict[str, Any]) -> list[Envelope]:
-    """Return the envelopes in an answer of ``/stream``; whatever else is in it is left to the aggregate."""
+def streamed(state: dict[str, Any]) -> list[Envelope | Parts]:
+    """Return what has arrived in an answer of ``/stream``; whatever else is in it is left to the aggregate."""
     chunks = state.get("stream")
     outputs = [chunk.get("output") for chunk in chunks if isinstance(chunk, dict)] if isinstance(chunks, list) else []
-    return [envelope for envelope in flatten(outputs) if is_envelope(envelope)]
+    return [each for each in flatten(outputs) if is_envelope(each) or is_parts(each)]
 
 
 def output(state: dict[str, Any], items: int | None, first: int = 0) -> list[Envelope]:

@@ -96,7 +96,9 @@ class Journal:
         header = self._file.readline()
         if header != self._header:
             if not self._header.startswith(header):  # as it does where nothing, or half of it, was written
-                raise CallFailed(f"{self.path} is of other items or another job: choose another --out, or remove it.")
+                raise CallFailed(
+                    f"{self.path} is of other items, another job or other --files: choose another --out, or remove it."
+                )
             self._file.truncate(0)
             self._append(self._header.rstrip(b"\n"))
             return

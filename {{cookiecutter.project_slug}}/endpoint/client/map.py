@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from endpoint.client.client import Client
+from endpoint.client.envelopes import Envelope
 from endpoint.client.http import CallFailed
 from endpoint.client.items import Items
 from endpoint.client.job import Job, JobFailed
@@ -45,23 +46,26 @@ async def map_file(
     job: Job,
     shard: int = 200,
     in_flight: int = 8,
+    files: Path | None = None,
     keep_journal: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Summary:
     """Put the items in ``source`` (JSON Lines) through the endpoint and write their envelopes to ``out``, in order.
 
     ``job`` is what each job asks for beside its items, at most ``shard`` of them; ``in_flight`` jobs are waited for at
-    once. What is done is in the journal beside ``out``: called again after whatever end, this goes on from there, and
-    waits for the jobs that are still known. When all is done the journal goes, unless ``keep_journal``. An item's
-    failure is a result. Raises ``CallFailed`` if the list or the
-    journal cannot be used, a call fails or an answer cannot be read, ``JobFailed`` if a job fails again and again.
+    once. The files of results go into the folder ``files``, if one is given. What is done is in the journal beside
+    ``out``: called again after whatever end, this goes on from there, and waits for the jobs that are still known. When
+    all is done the journal goes, unless ``keep_journal``. An item's failure is a result. Raises ``CallFailed`` if the
+    list or the journal cannot be used, a call fails or an answer cannot be read, ``JobFailed`` if a job fails again and
+    again.
     """
     began = time.monotonic()
     frame = Frame(job)
     items = Items(source, frame.room)
     of = {"journal": 1, "items": items.digest, "job": hashlib.sha256(frame.body([])).hexdigest()}
+    of |= {"files": str(files)} if files else {}
     with Journal(out, of, len(items)) as journal:
-        mapping = _Mapping(client, items, frame, journal, shard, progress)
+        mapping = _Mapping(client, items, frame, journal, shard, files, progress)
         try:
             await mapping.run(in_flight)
         except CallFailed as fault:
@@ -73,7 +77,14 @@ async def map_file(
 
 class _Mapping:
     def __init__(
-        self, client: Client, items: Items, frame: Frame, journal: Journal, shard: int, progress: Progress
+        self,
+        client: Client,
+        items: Items,
+        frame: Frame,
+        journal: Journal,
+        shard: int,
+        files: Path | None,
+        progress: Progress,
     ) -> None:
         self.jobs = 0
         self._client = client
@@ -81,6 +92,7 @@ class _Mapping:
         self._frame = frame
         self._journal = journal
         self._shard = shard
+        self._files = files
         self._oversize: set[int] = set()
         self._progress = progress
 
@@ -162,9 +174,14 @@ class _Mapping:
         A result that could not be fetched is no result yet, unless this is the ``last`` try.
         """
         crowded = set()
-        async with aclosing(self._client.results(job_id, len(indices))) as envelopes:
+
+        async def place(envelope: Envelope) -> Envelope:
+            envelope["index"] = indices[envelope["index"]]
+            return await self._client.save_files(envelope, self._files) if self._files else envelope
+
+        async with aclosing(self._client.results(job_id, len(indices), then=place)) as envelopes:
             async for envelope in envelopes:
-                index = indices[envelope["index"]]
+                index = envelope["index"]
                 kind = envelope["failure"]["type"] if "failure" in envelope else None
                 if kind == "OutputTooLarge" and len(indices) > 1:
                     crowded.add(index)
@@ -172,7 +189,6 @@ class _Mapping:
                 if kind == "OutputTooLarge":
                     self._oversize.add(index)
                 if kind != "ResultUnavailable" or last:
-                    envelope["index"] = index
                     self._journal.record(envelope)
                     self._progress(self._journal.done, len(self._items))
         return crowded

@@ -23,17 +23,19 @@ requirements-client.txt requirements-dev.txt requirements.txt task.py test_input
 .runpod/hub.json .runpod/tests.json
 endpoint/__init__.py endpoint/demo.py endpoint/deploy.py endpoint/deploy_options.py endpoint/plan.py
 endpoint/project.py endpoint/rest.py endpoint/scale.svg endpoint/sentence.py
-endpoint/client/__init__.py endpoint/client/__main__.py endpoint/client/api.py endpoint/client/client.py
-endpoint/client/envelopes.py endpoint/client/files.py endpoint/client/http.py endpoint/client/items.py
-endpoint/client/job.py endpoint/client/journal.py endpoint/client/map.py endpoint/client/shards.py
+endpoint/client/__init__.py endpoint/client/__main__.py endpoint/client/api.py endpoint/client/batch.py
+endpoint/client/client.py endpoint/client/envelopes.py endpoint/client/files.py endpoint/client/http.py
+endpoint/client/items.py endpoint/client/job.py endpoint/client/journal.py endpoint/client/map.py
+endpoint/client/map_batch.py endpoint/client/map_jobs.py endpoint/client/shards.py endpoint/client/work.py
 endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/body.py endpoint/local/client_api.py
 endpoint/local/feed.py endpoint/local/form.js endpoint/local/form.py endpoint/local/launch.py endpoint/local/page.css
 endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/local/queue.py
 endpoint/local/server.py endpoint/local/worker_api.py endpoint/local/workers.py
-tests/__init__.py tests/calling.py tests/conftest.py tests/faulty.py tests/rest_api.py tests/sdk.py
+tests/__init__.py tests/batch_api.py tests/calling.py tests/conftest.py tests/faulty.py tests/rest_api.py tests/sdk.py
 tests/test_bucket.py tests/test_client.py tests/test_cold_start.py tests/test_deploy.py tests/test_faults.py
 tests/test_files.py
-tests/test_local_endpoint.py tests/test_local_mode.py tests/test_map.py tests/test_overflow.py tests/test_page.py
+tests/test_local_endpoint.py tests/test_local_mode.py tests/test_map.py tests/test_map_batch.py
+tests/test_overflow.py tests/test_page.py
 tests/test_plan.py tests/test_production.py tests/test_properties.py tests/test_result.py tests/test_security.py
 tests/test_settings.py tests/test_stream.py tests/test_task.py
 tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py

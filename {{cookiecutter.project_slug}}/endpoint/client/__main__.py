@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -14,18 +15,26 @@ from typing import BinaryIO
 
 import stamina.instrumentation
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from endpoint.client.client import Client
 from endpoint.client.envelopes import Envelope, Parts, encode, is_envelope, parse
 from endpoint.client.files import shortened
 from endpoint.client.http import CallFailed
 from endpoint.client.job import Job, item_count
-from endpoint.client.map import map_file
+from endpoint.client.map import PATIENCE, cancel_batches, map_file
 
 SUCCESS, SOME_FAILED, CALL_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
-Show = Callable[[int, int | None], None]
+Show = Callable[[int, int | None, str], None]
 
 
 def main() -> None:
@@ -47,10 +56,18 @@ def main() -> None:
     except OSError as error:
         print(f"{error.filename or 'Could not write'}: {error.strerror}.", file=sys.stderr)
     except KeyboardInterrupt:
-        going_on = " Start again, and it goes on." if arguments.command == "map" else ""
-        print(f"Interrupted: what was in flight has been cancelled.{going_on}", file=sys.stderr)
+        print(f"Interrupted: {_left_behind(arguments)}", file=sys.stderr)
         status = INTERRUPTED
     sys.exit(status)
+
+
+def _left_behind(arguments: argparse.Namespace) -> str:
+    """Say what becomes of what an interrupt has left."""
+    if arguments.command != "map":
+        return "what was in flight has been cancelled."
+    if arguments.batch:
+        return "its batches go on. The same command comes back for their results; with --cancel, it cancels them."
+    return "what was in flight has been cancelled. Start again, and it goes on."
 
 
 async def _call(arguments: argparse.Namespace) -> int:
@@ -61,7 +78,7 @@ async def _call(arguments: argparse.Namespace) -> int:
     done = failed = 0
     async with Client(arguments.endpoint) as client:
         with _progress(sys.stderr.isatty() and not (streaming and sys.stdout.isatty())) as show:
-            show(0, item_count(job))
+            show(0, item_count(job), "")
             async with aclosing(_arriving(client, job, arguments)) as arriving:
                 async for each in arriving:
                     if not is_envelope(each):
@@ -73,7 +90,7 @@ async def _call(arguments: argparse.Namespace) -> int:
                         _print(each)
                     else:
                         kept.append(each)
-                    show(done, item_count(job))
+                    show(done, item_count(job), "")
     for envelope in kept:
         _print(envelope)
     return SOME_FAILED if failed else SUCCESS
@@ -93,15 +110,22 @@ async def _arriving(client: Client, job: Job, arguments: argparse.Namespace) -> 
 
 async def _map(arguments: argparse.Namespace) -> int:
     job = _read_job(arguments.job) if arguments.job else {"input": {}}
+    out = Path(arguments.out)
     async with Client(arguments.endpoint) as client:
         with _opened(arguments.items) as items, _progress(sys.stderr.isatty()) as show:
+            if arguments.cancel:
+                cancelled = await cancel_batches(client, items, out, job=job, files=arguments.files)
+                print(f"{cancelled} batches cancelled. Without --cancel, the command goes on with what they have done.")
+                return SUCCESS
             summary = await map_file(
                 client,
                 items,
-                Path(arguments.out),
+                out,
                 job=job,
                 shard=arguments.shard,
                 in_flight=arguments.in_flight,
+                batch=arguments.batch,
+                patience=arguments.patience,
                 files=arguments.files,
                 keep_journal=arguments.keep_journal,
                 progress=show,
@@ -124,11 +148,18 @@ def _print(each: Envelope | Parts) -> None:
 @contextmanager
 def _progress(shown: bool) -> Iterator[Show]:
     """Show a bar on standard error that the yielded function moves: to so many items done, of so many."""
-    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), "items", TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), "items", TextColumn("{task.description}"))
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not shown, redirect_stdout=False, redirect_stderr=False) as bar:
+    with Progress(
+        *columns, *times, console=console, disable=not shown, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, items: bar.update(task, completed=done, total=items)
+
+        def show(done: int, items: int | None, note: str) -> None:
+            bar.update(task, completed=done, total=items, description=note or None)
+
+        yield show
 
 
 @contextmanager
@@ -177,12 +208,25 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--job", metavar="FILE.json", help="a job for everything but the items: options, policy")
     command.add_argument("--shard", type=_count(10_000), default=200, help="items per job at most (default: 200)")
     command.add_argument("--in-flight", type=_count(100), default=8, help="jobs to wait for at once (default: 8)")
+    command.add_argument(
+        "--batch", action="store_true", help="use Batch Jobs: for what can wait, on workers of its own"
+    )
+    what = "give up a batch that stands still for so long: 90s, 30m or 6h (default: 6h)"
+    command.add_argument("--patience", type=_seconds, default=PATIENCE, metavar="TIME", help=what)
+    command.add_argument("--cancel", action="store_true", help="cancel the batches that --batch has left running")
     command.add_argument("--keep-journal", action="store_true", help="leave RESULTS.jsonl.journal when all is done")
     for command in commands.choices.values():
         what = "put each file of a result into DIR, as INDEX-N.EXT, and its path into the result"
         command.add_argument("--files", type=Path, metavar="DIR", help=what)
         command.add_argument("--endpoint", metavar="ID", help="the endpoint's id (default: RUNPOD_ENDPOINT_ID)")
     return parser
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh]?)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 30m or 6h")
+    return float(match[1]) * {"m": 60, "h": 3_600}.get(match[2], 1)
 
 
 def _count(most: int) -> Callable[[str], int]:

@@ -63,10 +63,18 @@ class Api:
 
         Raises ``CallFailed``.
         """
-        answer = await self._http.json(method, self._url + path, body, held)
+        answer = await self.ask(method, path, body, held)
         if not isinstance(answer, dict):
             raise CallFailed(f"{self._host} did not answer with a JSON object: is the address right?")
         return answer
+
+    async def ask(self, method: str, path: str, body: bytes = b"", held: float = 0) -> Any:
+        """Return the JSON value that the endpoint answers."""
+        return await self._http.json(method, self._url + path, body, held)
+
+    async def tell(self, method: str, path: str, body: bytes = b"") -> None:
+        """Make a call that is answered with a status, whatever else."""
+        await self._http.tell(method, self._url + path, body)
 
     async def _turn(self, _: httpx.Request) -> None:
         now = asyncio.get_running_loop().time()

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from endpoint.client.api import Api
+from endpoint.client.batch import Batches
 from endpoint.client.envelopes import Envelope, Parts, encode, failure, is_envelope
 from endpoint.client.files import save
 from endpoint.client.http import CallFailed, Http
@@ -58,6 +59,7 @@ class Client:
         self._api = Api(endpoint_id, api_key, base_url)
         # Without the key: a stored result's address carries its own permission, and a bucket must not learn the key.
         self._bucket = Http(httpx.AsyncClient(follow_redirects=True))
+        self.batches = Batches(self._api)
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,7 +77,7 @@ class Client:
         state = checked(await self._api.call("POST", "/runsync", encode(job), held=RUNSYNC_WAIT))
         items, first = item_count(job), first_index(job)
         if state["status"] in FINAL:
-            return [envelope async for envelope in self._fetched(output(state, items, first), then)]
+            return [envelope async for envelope in self.fetched(output(state, items, first), then)]
         return [envelope async for envelope in self.results(state["id"], items, first, then=then)]
 
     @overload
@@ -161,7 +163,7 @@ class Client:
                 while given in early:
                     ready.append(early.pop(given))
                     given += 1
-                async for envelope in self._fetched(ready, then):
+                async for envelope in self.fetched(ready, then):
                     yield envelope
                 complete = items is not None and given == first + items
                 if status in FINAL and (not ready or complete):
@@ -170,7 +172,7 @@ class Client:
                 await asyncio.sleep(pause)
             if status != "COMPLETED" or not complete:
                 rest = output(await self._ended(job_id), items, first)[given - first :]
-                async for envelope in self._fetched(rest, then):
+                async for envelope in self.fetched(rest, then):
                     yield envelope
         finally:
             if status not in FINAL:
@@ -195,7 +197,9 @@ class Client:
             raise JobFailed(job_id, "LOST", "the endpoint does not know it (any more)") from None
         return checked({"id": job_id, **answer})
 
-    async def _fetched(self, envelopes: list[Envelope], then: Then | None) -> AsyncGenerator[Envelope, None]:
+    async def fetched(self, envelopes: list[Envelope], then: Then | None = None) -> AsyncGenerator[Envelope, None]:
+        """Yield ``envelopes`` with what a bucket has of their results, and what ``then`` makes of each."""
+
         async def receive(envelope: Envelope) -> Envelope:
             envelope = await self._fetch(envelope)
             return await then(envelope) if then else envelope

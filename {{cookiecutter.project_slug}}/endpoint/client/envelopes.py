@@ -63,15 +63,17 @@ def is_parts(value: Any) -> TypeGuard[Parts]:
     return False
 
 
-def aggregate(output: Any, items: int | None, first: int = 0) -> list[Envelope]:
+def aggregate(output: Any, items: int | None, first: int | None = 0) -> list[Envelope]:
     """Return a job's output as one list; raise ``ValueError`` unless it has an envelope for each item, in order.
 
-    ``items`` is how many the job had, None if that is not known; ``first`` is the index of the first one. Parts are
-    left out: a worker that is not this project's may have them there too.
+    ``items`` is how many the job had, None if that is not known; ``first`` is the index of the first one, None if
+    any will do. Parts are left out: a worker that is not this project's may have them there too.
     """
     envelopes = [each for each in flatten(output if isinstance(output, list) else [output]) if not is_parts(each)]
     if not all(is_envelope(envelope) for envelope in envelopes):
         raise ValueError("it returned something other than this worker's envelopes")
+    if first is None:
+        first = envelopes[0]["index"] if envelopes else 0
     places = range(first, first + (len(envelopes) if items is None else items))
     if [envelope["index"] for envelope in envelopes] != list(places):
         raise ValueError("it did not return one envelope for each item")

@@ -70,6 +70,10 @@ class Http:
 
         return await self._insist(url, attempt)
 
+    async def tell(self, method: str, url: str, body: bytes = b"") -> None:
+        """Make a call of whose answer only the status is of interest."""
+        await self._insist(url, lambda: self._receive(method, url, body, 0, MAX_ANSWER, lambda _: None))
+
     async def save(self, url: str, size: int, file: BinaryIO) -> None:
         """Write what is at ``url`` to ``file``: ``size`` bytes, or it is refused."""
 

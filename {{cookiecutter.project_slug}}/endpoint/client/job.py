@@ -49,9 +49,10 @@ def streamed(state: dict[str, Any]) -> list[Envelope | Parts]:
     return [each for each in flatten(outputs) if is_envelope(each) or is_parts(each)]
 
 
-def output(state: dict[str, Any], items: int | None, first: int = 0) -> list[Envelope]:
+def output(state: dict[str, Any], items: int | None, first: int | None = 0) -> list[Envelope]:
     """Return the envelopes of a job that has ended: one for each of ``items``, in order, from index ``first`` on.
 
+    None for either: as many as there are, from whatever index.
     Raises ``JobFailed`` with the platform's message if it has none.
     """
     if state["status"] != "COMPLETED":

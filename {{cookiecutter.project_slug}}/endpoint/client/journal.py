@@ -1,7 +1,8 @@
 """What is done of a long list, on disk: lines are appended and never changed, so that a kill can tear only the last.
 
-The first line says what the journal is of. Each later one is a job that was submitted, with the indices of its items in
-the list, or the envelope of an item, as it will stand in the output. A line that cannot be read costs itself only.
+The first line says what the journal is of. Each later one is a job or a batch that was submitted, with the indices of
+its items in the list; that a batch was about to be made; or the envelope of an item, as it will stand in the output. A
+line that cannot be read costs itself only.
 """
 
 import fcntl
@@ -26,6 +27,8 @@ class Journal:
         self.path = out.with_name(out.name + ".journal")
         self.done = self.failed = self.damaged = 0
         """Items that are done, those of them that failed, and lines that could not be read."""
+        self.drafted: list[int] = []
+        """When batches were about to be made, in milliseconds since 1970."""
         self._out = out
         self._header = encode(of) + b"\n"
         self._places = array("q", [-1]) * items
@@ -63,6 +66,11 @@ class Journal:
     def submitted(self, job_id: str, indices: list[int]) -> None:
         """Note that a job has been submitted for the items at ``indices``."""
         self._append(encode({"job": job_id, "indices": indices}))
+
+    def drafting(self, at: int) -> None:
+        """Note that a batch is about to be made."""
+        self._append(encode({"draft": at}))
+        self.drafted.append(at)
 
     def record(self, envelope: Envelope) -> None:
         """Keep an item's envelope, with its index in the whole list; the first one is kept."""
@@ -121,6 +129,8 @@ class Journal:
                 type(index) is int and index in range(len(self._places)) for index in indices
             ):
                 self._jobs[job_id] = array("q", indices)
+            case {"draft": int(at)}:
+                self.drafted.append(at)
             case _ if is_envelope(entry) and entry["index"] < len(self._places):
                 if entry["index"] not in self:
                     self._note(entry, place)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from endpoint.client import CallFailed, Client, http, map_batch
+from endpoint.client import CallFailed, Client, batch, http, map_batch
 from endpoint.client.map import Summary, map_file
 from tests.batch_api import BatchApi
 from tests.calling import KEY, Answer, Request, client, command, environment, lines, serve_http
@@ -57,25 +57,29 @@ def results(out: Path) -> list[Any]:
 
 
 def states(api: BatchApi) -> list[str]:
-    return [batch.status for batch in api.all()]
+    return [each.status for each in api.all()]
 
 
 def test_a_list_is_one_batch_if_it_fits(api: BatchApi, address: str, out: Path) -> None:
     finished = client(address, "map", str(write_items(out, 1_000)), "--out", str(out), "--batch", "--shard", "10")
     assert finished.stdout.startswith(b"1000 items, 0 failed, 100 jobs, ")
     assert results(out) == list(range(1_000))
-    [batch] = api.all()
-    assert len(batch.requests) == 100
+    [only] = api.all()
+    assert len(only.requests) == 100
     assert not out.with_name("results.jsonl.journal").exists()
 
 
-def test_a_list_is_as_few_batches_and_calls_as_the_limits_allow(api: BatchApi, address: str, out: Path) -> None:
+def test_a_list_is_as_few_batches_and_calls_as_the_limits_allow(
+    api: BatchApi, address: str, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(map_batch, "MAX_REQUESTS", 50)
+    monkeypatch.setattr(batch, "MAX_BODY", 100_000)
     items = write_items(out, 0)
-    items.write_text("".join(f'"{number} {"x" * 3_000}"\n' for number in range(12_000)))
+    items.write_text("".join(f'"{number} {"x" * 3_000}"\n' for number in range(120)))
     mapped(address, items, out, shard=1)
-    assert [len(batch.requests) for batch in api.all()] == [5_000, 5_000, 2_000]
+    assert [len(each.requests) for each in api.all()] == [50, 50, 20]
     assert api.calls["POST requests"] == 2 + 2 + 1
-    assert len(results(out)) == 12_000
+    assert len(results(out)) == 120
 
 
 def test_more_batches_than_may_be_at_once_wait_for_their_turn(

@@ -25,10 +25,10 @@ endpoint/__init__.py endpoint/demo.py endpoint/plan.py endpoint/scale.svg endpoi
 endpoint/deploy/__init__.py endpoint/deploy/__main__.py endpoint/deploy/bodies.py endpoint/deploy/options.py
 endpoint/deploy/project.py endpoint/deploy/rest.py
 endpoint/client/__init__.py endpoint/client/__main__.py endpoint/client/api.py endpoint/client/arguments.py
-endpoint/client/batch.py endpoint/client/client.py endpoint/client/envelopes.py endpoint/client/files.py
-endpoint/client/http.py endpoint/client/items.py endpoint/client/job.py endpoint/client/journal.py
-endpoint/client/map.py endpoint/client/map_batch.py endpoint/client/map_jobs.py endpoint/client/shards.py
-endpoint/client/work.py
+endpoint/client/batch.py endpoint/client/client.py endpoint/client/drafts.py endpoint/client/envelopes.py
+endpoint/client/files.py endpoint/client/http.py endpoint/client/items.py endpoint/client/job.py
+endpoint/client/journal.py endpoint/client/map.py endpoint/client/map_batch.py endpoint/client/map_jobs.py
+endpoint/client/shards.py endpoint/client/work.py
 endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/body.py endpoint/local/client_api.py
 endpoint/local/feed.py endpoint/local/form.js endpoint/local/form.py endpoint/local/launch.py endpoint/local/page.css
 endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/local/queue.py

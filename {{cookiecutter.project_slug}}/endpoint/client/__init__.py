@@ -3,7 +3,7 @@
 ``http`` makes a request until it is answered, ``api`` knows the endpoint's address and pace, ``job`` what is said of a
 job. ``client`` follows one to its last envelope, ``envelopes`` checks them, ``files`` saves what is in them. ``map``
 spreads a list: ``items`` reads it, ``shards`` cuts it, ``journal`` keeps what is done, all three are the ``work``.
-``map_jobs`` does it in jobs, ``map_batch`` in Batch Jobs, whose calls are in ``batch``.
+``map_jobs`` does it in jobs, ``map_batch`` in Batch Jobs, which ``drafts`` makes with the calls in ``batch``.
 """
 
 from endpoint.client.client import Client

@@ -5,27 +5,21 @@ What a round leaves without a result, because a request failed or was lost, is a
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import aclosing
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any
 
 from endpoint.client.batch import MAX_BATCHES, MAX_REQUESTS, Batch
+from endpoint.client.drafts import NUMBERED_FROM, Drafts
 from endpoint.client.envelopes import Envelope
 from endpoint.client.http import CallFailed
 from endpoint.client.job import FINAL, JobFailed, another_worker, checked, output
 from endpoint.client.shards import cut
 from endpoint.client.work import TRIES, Work, all_of
 
-NUMBERED_FROM = 1
-"""The number of the list's first item: a worker that does not know ``first_index`` counts from 0, and is noticed."""
 PAUSES = (0.2, 10.0)
 """Seconds between two questions about a batch: a tenth of its age, within these."""
-AROUND_CREATION = 600_000
-"""Milliseconds within which a batch was made for us, if it was made at all: its clock may differ from ours."""
-
-T = TypeVar("T")
 
 
 class BatchedJobs:
@@ -38,6 +32,7 @@ class BatchedJobs:
         self.count = 0
         self._work = work
         self._batches = work.client.batches
+        self._drafts = Drafts(work, patience)
         self._shard = shard
         self._patience = patience
         self._alone = set[int]()
@@ -50,53 +45,28 @@ class BatchedJobs:
     async def run(self) -> None:
         """See every item into the journal. Whoever stops waiting leaves the batches as they are."""
         work, tries = self._work, 0
-        left = await self._left()
-        await self._clear_drafts()
+        left = await self._drafts.left()
+        self._claimed.update(chain.from_iterable(indices for _, indices in left))
+        await self._drafts.clear()
         work.show()
         while work.journal.done < len(work.items):
             tries += not left
             done = work.journal.done
-            batches = chain(((batch.id, []) for batch in left), ((None, shards) for shards in self._shards()))
+            batches = chain(((batch.id, []) for batch, _ in left), ((None, shards) for shards in self._shards()))
             await all_of(self._see_to(batches, last=tries == TRIES) for _ in range(MAX_BATCHES))
             if work.journal.done > done:
                 tries = 0
             elif tries == TRIES:
                 raise self._fault or CallFailed("What was asked for three times has brought no result.")
             left, self._claimed = [], set()
-        await self._clear_drafts()
+        await self._drafts.clear()
 
     async def cancel(self) -> int:
         """Cancel what earlier runs have left running; return how many batches that is."""
-        running = [batch for batch in await self._left() if not batch.ended]
+        running = [batch for batch, _ in await self._drafts.left() if not batch.ended]
         for batch in running:
             await self._batches.cancel(batch.id)
         return len(running)
-
-    async def _left(self) -> list[Batch]:
-        """Return the batches of earlier runs that may bring something, and cancel drafts, of which nothing ran."""
-        left = []
-        for batch_id, indices in self._work.journal.unfinished():
-            try:
-                batch = await self._batches.state(batch_id)
-            except CallFailed as error:
-                if error.status != 404:
-                    raise
-                continue
-            if batch.status == "DRAFT":
-                await self._batches.cancel(batch_id)
-            else:
-                left.append(batch)
-                self._claimed.update(indices)
-        return left
-
-    async def _clear_drafts(self) -> None:
-        """Cancel drafts that were made for us and whose ids never reached the journal: nobody will fill them."""
-        drafted = self._work.journal.drafted
-        with suppress(CallFailed):
-            for batch in await self._batches.all() if drafted else ():
-                ours = any(abs(batch.created - at) < AROUND_CREATION for at in drafted)
-                if ours and batch.status == "DRAFT" and batch.total == 0:
-                    await self._batches.cancel(batch.id)
 
     def _shards(self) -> Iterator[list[list[int]]]:
         """Yield the items that no batch has, in shards, as many together as a batch takes."""
@@ -121,39 +91,14 @@ class BatchedJobs:
     async def _see_to(self, batches: Iterator[tuple[str | None, list[list[int]]]], *, last: bool) -> None:
         for batch_id, shards in batches:
             try:
-                await self._follow(batch_id or await self._submit(shards), last=last)
+                if batch_id is None:
+                    batch_id = await self._drafts.submit(shards)
+                    self.count += len(shards)
+                await self._follow(batch_id, last=last)
             except CallFailed as error:
                 if error.status != 404:
                     raise
                 self._fault = error  # the endpoint has forgotten the batch
-
-    async def _submit(self, shards: list[list[int]]) -> str:
-        """Return the id of a batch that does ``shards``."""
-        journal = self._work.journal
-        for _ in range(TRIES):
-            journal.drafting(time.time_ns() // 1_000_000)
-            batch_id = await self._in_turn(self._batches.create)
-            journal.submitted(batch_id, [*chain.from_iterable(shards)])
-            requests = (self._work.body(shard, shard[0] + NUMBERED_FROM) for shard in shards)
-            await self._batches.add(batch_id, requests)
-            # Where an answer was lost, the call was made twice: that batch would be paid for twice.
-            if (await self._batches.state(batch_id)).total == len(shards):
-                await self._in_turn(partial(self._batches.finalize, batch_id))
-                self.count += len(shards)
-                return batch_id
-            await self._batches.cancel(batch_id)
-        raise CallFailed("The endpoint does not keep the requests that are added to a batch: try again later.")
-
-    async def _in_turn(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``call`` returns, once the endpoint has room for another batch."""
-        until = time.monotonic() + self._patience
-        while True:
-            try:
-                return await call()
-            except CallFailed as error:
-                if error.status != 429 or time.monotonic() > until:
-                    raise
-            await asyncio.sleep(PAUSES[1])
 
     async def _follow(self, batch_id: str, *, last: bool) -> None:
         """Journal what comes of a batch until it has ended, or has not moved for too long and does not end either."""
@@ -176,7 +121,10 @@ class BatchedJobs:
             least, most = PAUSES
             await asyncio.sleep(min(most, max(least, (now - began) / 10)))
         self._show(batch)
-        await self._collect(batch_id, seen, last=last)
+        for _ in range(TRIES):  # a list that changes while it is read may leave some out
+            await self._collect(batch_id, seen, last=last)
+            if len(seen) >= batch.done:
+                break
 
     async def _collect(self, batch_id: str, seen: set[str], *, last: bool) -> None:
         async with aclosing(self._batches.requests(batch_id)) as requests:

@@ -15,6 +15,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -203,6 +204,22 @@ def test_an_answer_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch, st
         call(address, lambda caller: caller.submit({"input": {}}))
 
 
+@pytest.mark.parametrize(("location", "reason"), [("/", "answered 302"), ("ftp://127.0.0.1/x", "protocol")])
+def test_a_redirection_leads_to_another_web_address_or_nowhere(location: str, reason: str) -> None:
+    """Its own body, which has no end here, is not read."""
+    endless = Answer(302, b"1" * 1_000, {"Location": location}, drip=0.0)
+    with serve_http(lambda _: endless) as address, pytest.raises(CallFailed, match=reason):
+        asyncio.run(fetch(address))
+
+
+async def fetch(url: str) -> Any:
+    bucket = http.Http(httpx.AsyncClient(), redirects=2)
+    try:
+        return await bucket.json("GET", url)
+    finally:
+        await bucket.close()
+
+
 @pytest.mark.parametrize("status", [200, 404])
 def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     monkeypatch.setattr(http, "GRACE", 0.2)
@@ -311,7 +328,7 @@ import worker.before_sdk, runpod
 def handler(job):
     for index, fifo in enumerate(job["input"]["items"]):
         yield {"index": index, "parts": ["a"]} if index else [{"index": index, "parts": ["a"]}]
-        open(fifo).close()
+        open(fifo).read()
         yield {"index": index, "parts": ["b", {"c": 1}]}
         yield {"index": index, "success": True, "result": "whole"}
 runpod.serverless.start({"handler": handler, "return_aggregate_stream": True})

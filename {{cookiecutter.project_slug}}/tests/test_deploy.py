@@ -460,6 +460,21 @@ def test_an_answer_that_is_not_the_apis_is_a_sentence(account: Account, deploy: 
     assert said.err.endswith(": check RUNPOD_API_BASE_URL.\n")
 
 
+def endless() -> Iterator[bytes]:
+    while True:
+        yield b" " * 10_000
+
+
+def test_an_answer_without_an_end_is_a_sentence(
+    account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "LARGEST", 100_000)
+    account.faults[:] = [Fault("GET", StreamingResponse(endless())) for _ in range(rest.TRIES)]
+    said = deploy()
+    assert said.status == 1
+    assert said.err.splitlines()[-1].endswith("(its answer has no end): run the command again in a while.")
+
+
 @pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "https://", "http://127.0.0.1:port"])
 def test_an_address_that_is_none_is_a_sentence(deploy: Deploy, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("RUNPOD_API_BASE_URL", url)

@@ -51,7 +51,7 @@ class Api:
             headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
             event_hooks={"request": [self._turn], "response": [self._hold]},
         )
-        self._http = Http(http, key, HINTS)
+        self._http = Http(http, secret=key, hints=HINTS)
         self._next = 0.0
 
     async def close(self) -> None:

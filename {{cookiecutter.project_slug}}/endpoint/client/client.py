@@ -58,7 +58,7 @@ class Client:
     ) -> None:
         self._api = Api(endpoint_id, api_key, base_url)
         # Without the key: a stored result's address carries its own permission, and a bucket must not learn the key.
-        self._bucket = Http(httpx.AsyncClient(follow_redirects=True))
+        self._bucket = Http(httpx.AsyncClient(), redirects=5)
         self.batches = Batches(self._api)
 
     async def __aenter__(self) -> Self:
@@ -149,12 +149,13 @@ class Client:
         try:
             while True:
                 state = await self._ask("GET", "stream", job_id)
-                status, arrived = state["status"], streamed(state)
-                for each in arrived:
+                status, news = state["status"], False
+                for each in streamed(state):
                     if items is not None and each["index"] >= first + items:
                         raise another_worker(job_id, "it streamed something for an item that it does not have")
                     if each["index"] < given or each["index"] in early:
                         continue
+                    news = True
                     if is_envelope(each):
                         early[each["index"]] = each
                     else:
@@ -168,7 +169,7 @@ class Client:
                 complete = items is not None and given == first + items
                 if status in FINAL and (not ready or complete):
                     break
-                pause = 0.0 if arrived else min(2 * pause + 0.1, LONGEST_PAUSE)
+                pause = 0.0 if news else min(2 * pause + 0.1, LONGEST_PAUSE)
                 await asyncio.sleep(pause)
             if status != "COMPLETED" or not complete:
                 rest = output(await self._ended(job_id), items, first)[given - first :]

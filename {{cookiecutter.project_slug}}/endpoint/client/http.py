@@ -1,7 +1,8 @@
 """A request that insists: made again while what goes wrong may pass, and its answer held to a size and a time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, BinaryIO, TypeVar
 
 import httpx
@@ -42,16 +43,19 @@ class TooLarge(CallFailed):
 class Http:
     """Makes requests through ``http``, which is closed with this. Every call may raise ``CallFailed``.
 
-    ``secret`` is in no message; ``hints`` says what to do about a status.
+    ``secret`` is in no message; ``hints`` says what to do about a status; so many ``redirects`` are followed.
     """
 
-    def __init__(self, http: httpx.AsyncClient, secret: str = "", hints: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, *, secret: str = "", hints: Mapping[int, str] | None = None, redirects: int = 0
+    ) -> None:
         # Not the codecs that may be installed: a few kB of theirs can become gigabytes before anybody has counted.
         http.headers["Accept-Encoding"] = "gzip"
         http.timeout = httpx.Timeout(TIMEOUT, pool=None)
         self._http = http
         self._secret = secret
         self._hints = hints or {}
+        self._redirects = redirects
 
     async def close(self) -> None:
         """Close the connections."""
@@ -107,10 +111,8 @@ class Http:
         until = asyncio.get_running_loop().time() + held + GRACE
         timeout = httpx.Timeout(TIMEOUT, read=held + TIMEOUT, pool=None)
         try:
-            async with (
-                asyncio.timeout_at(until) as limit,
-                self._http.stream(method, url, content=body, timeout=timeout) as response,
-            ):
+            request = self._http.build_request(method, url, content=body, timeout=timeout)
+            async with asyncio.timeout_at(until) as limit, self._answer(request) as response:
                 refused, said, taken = not response.is_success, bytearray(), 0
                 if response.headers.get("Content-Encoding", "gzip") not in ("gzip", "identity"):
                     raise httpx.DecodingError("compressed in a way that was not asked for")
@@ -132,6 +134,19 @@ class Http:
             raise httpx.ReadTimeout("it takes too long") from None
         except (ValueError, ExceptionGroup):  # such as a port that is none, which only the socket notices
             raise httpx.InvalidURL("its address is none") from None
+
+    @asynccontextmanager
+    async def _answer(self, request: httpx.Request) -> AsyncGenerator[httpx.Response, None]:
+        """Yield the answer to ``request``, whose body is not read yet; httpx itself reads all of a redirection's."""
+        for left in reversed(range(self._redirects + 1)):
+            response = await self._http.send(request, stream=True)
+            try:
+                if not left or response.next_request is None:
+                    yield response
+                    return
+                request = response.next_request
+            finally:
+                await response.aclose()
 
     def _refusal(self, error: httpx.HTTPStatusError) -> str:
         """Return the other side's own words, if it has any, on one line and without the secret."""

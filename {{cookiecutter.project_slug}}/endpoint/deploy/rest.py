@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
@@ -18,6 +19,8 @@ from endpoint.sentence import KEYS, one_line
 PATH = "/v2/serverless"
 SECONDS = 30.0
 """How long an answer may take."""
+LARGEST = 50_000_000
+"""Bytes of an answer at most: one lists all endpoints of the account."""
 TRIES = 4
 PATIENCE = 60.0
 """Seconds of ``Retry-After`` that are waited out: the shortest window of the platform's rate limit."""
@@ -117,7 +120,7 @@ class Rest:
         try:
             for attempt in stamina.retry_context(partial(_again, method), attempts=TRIES, timeout=2 * PATIENCE):
                 with attempt:
-                    response = self._http.request(method, path, json=body).raise_for_status()
+                    response = self._answer(method, path, body).raise_for_status()
             return response.json() if response.content else None
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
@@ -129,6 +132,23 @@ class Rest:
             raise (Refused if isinstance(error, httpx.ConnectError) else Unanswered)(sentence) from None
         except (ValueError, RecursionError):
             raise Unanswered(f"{self.url} does not answer with JSON: check RUNPOD_API_BASE_URL.") from None
+
+    def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        """Return an answer that has been read, unless it is too large or takes too long."""
+        until = time.monotonic() + 2 * SECONDS
+        content = bytearray()
+        with self._http.stream(method, path, json=body, headers={"Accept-Encoding": "gzip"}) as response:
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > LARGEST or time.monotonic() > until:
+                    raise httpx.ReadError("its answer has no end")
+        return httpx.Response(
+            response.status_code,
+            headers={"Retry-After": response.headers.get("Retry-After", "")},  # the others are of the compressed body
+            content=bytes(content),
+            request=response.request,
+            extensions={"reason_phrase": response.reason_phrase.encode()},
+        )
 
 
 def api_url() -> str:

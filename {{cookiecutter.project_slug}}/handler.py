@@ -3,7 +3,7 @@
 Yours is ``task.py``; this file puts it and the machinery in ``worker/`` together.
 """
 
-import worker.before_sdk  # noqa: F401  # isort: skip  # before the SDK
+import worker.intake.before_sdk  # noqa: F401  # isort: skip  # before the SDK
 
 import sys
 from collections.abc import AsyncGenerator
@@ -14,8 +14,9 @@ from typing import Any
 import runpod
 
 import task
+from worker.intake import loop
+from worker.intake.mode import Mode, find_mode
 from worker.job import Chunk, Worker
-from worker.mode import Mode, find_mode
 from worker.refusal import Refused
 from worker.settings import read_settings
 
@@ -52,19 +53,22 @@ def main() -> None:
     mode = None
     try:
         mode = find_mode()
-        job_concurrency = machinery().settings.job_concurrency
+        ready = machinery()
     except Refused as refusal:
         print(refusal, file=sys.stderr)
         if mode is Mode.PRODUCTION:
             die(refusal)
         sys.exit(1)
+    loop.install(ready)
     runpod.serverless.start(
         {
             "handler": handler if mode.iterates else aggregate,
             "return_aggregate_stream": True,
-            "concurrency_modifier": lambda _: job_concurrency,
+            "concurrency_modifier": lambda _: ready.settings.job_concurrency or 1,
         }
     )
+    if ready.failed:
+        sys.exit(1)
 
 
 def die(refusal: Refused) -> None:

@@ -1,6 +1,6 @@
 """Real workers in their production loop, and a caller."""
 
-import worker.before_sdk  # noqa: F401  # isort: skip  # before the SDK
+import worker.intake.before_sdk  # noqa: F401  # isort: skip  # before the SDK
 
 import os
 import shutil

@@ -14,7 +14,7 @@ from endpoint.local.workers import protocol
 
 Forward = Callable[[], Awaitable[web.Response]]
 """Hands the request on to the endpoint, and returns its answer."""
-Fault = Callable[[web.BaseRequest, Forward], Awaitable[web.Response]]
+Fault = Callable[[web.BaseRequest, Forward], Awaitable[web.StreamResponse]]
 """What a request meets on its way."""
 
 
@@ -107,6 +107,14 @@ class Faulty:
         self._thread.join()
         self._loop.close()
 
+    def wait(self, event: asyncio.Event) -> None:
+        """Wait for an event of a fault's. Any thread may call this."""
+        self._run(asyncio.wait_for(event.wait(), 20))
+
+    def set(self, event: asyncio.Event) -> None:
+        """Set an event of a fault's. Any thread may call this."""
+        self._loop.call_soon_threadsafe(event.set)
+
     def come_back(self) -> None:
         """Listen, at the same port as before."""
         self._run(self._listen())
@@ -115,7 +123,7 @@ class Faulty:
         """Close every connection, and refuse new ones."""
         self._run(self._hang_up())
 
-    def _run(self, what: Coroutine[Any, Any, None]) -> None:
+    def _run(self, what: Coroutine[Any, Any, Any]) -> None:
         asyncio.run_coroutine_threadsafe(what, self._loop).result()
 
     async def _open(self) -> None:
@@ -130,7 +138,7 @@ class Faulty:
         self._listener.close()
         await self._server.shutdown(0.01)  # 0 would wait for the polls to be answered
 
-    async def _serve(self, request: web.BaseRequest) -> web.Response:
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         route = request.path.split("/")[3]
         self.seen[route] += 1
         body = await request.read()

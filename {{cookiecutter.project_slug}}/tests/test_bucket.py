@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.calling import client
 from tests.conftest import Serve
-from worker.bucket import Access, Bucket
+from worker.outcome.bucket import Access, Bucket
 
 SECRET = "secret/never+to/be=seen"
 KEY_ID = "KEYIDNEVERSEENINLOGS"

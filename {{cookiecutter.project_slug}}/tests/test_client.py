@@ -27,7 +27,7 @@ from tests.calling import KEY, Answer, Request, call, client, command, environme
 from tests.conftest import PROJECT, Caller, Serve
 
 STORING = """
-import worker.before_sdk, os, runpod
+import worker.intake.before_sdk, os, runpod
 def handler(job):
     for index, name in enumerate(job["input"]["items"]):
         yield {"index": index, "success": True, "result_url": os.environ["BUCKET"] + "/" + name, "bytes": 1_000_002}
@@ -38,7 +38,7 @@ runpod.serverless.start({"handler": handler, "return_aggregate_stream": True})
 
 @pytest.fixture(scope="module")
 def echo(serve: Serve) -> Caller:
-    return serve("hostile", JOB_CONCURRENCY="16")
+    return serve("hostile")
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +324,7 @@ def test_a_job_may_be_a_slice_of_a_longer_list() -> None:
 
 
 GROWING = """
-import worker.before_sdk, runpod
+import worker.intake.before_sdk, runpod
 def handler(job):
     for index, fifo in enumerate(job["input"]["items"]):
         yield {"index": index, "parts": ["a"]} if index else [{"index": index, "parts": ["a"]}]

@@ -41,14 +41,15 @@ def behind(faulty: Faulty, make_worker: MakeWorker, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="class")
 def caller(behind: Behind) -> Iterator[Caller]:
-    with behind() as caller:
+    """Whose worker takes a job once the one before it is delivered, or lost."""
+    with behind(JOB_CONCURRENCY="1") as caller:
         yield caller
 
 
 @pytest.fixture(scope="class")
 def lockstep(behind: Behind) -> Iterator[Caller]:
     """Whose worker starts an item once the chunk before it is posted."""
-    with behind(LOOKAHEAD="1", JOB_CONCURRENCY="2") as caller:
+    with behind(LOOKAHEAD="1") as caller:
         yield caller
 
 
@@ -192,17 +193,19 @@ class TestTake:
             assert state["workerId"] == "worker-1"
             assert faulty.met("job-take")
 
-    def test_a_list_of_no_jobs_ends_the_worker_and_another_does_its_job(
-        self, behind: Behind, faulty: Faulty, fifo: Path
-    ) -> None:
-        """The SDK's loop ends on it, whatever the handler is."""
-        faulty.plan("job-take", answers(200, "[5]"))
-        with behind(JOB_CONCURRENCY="2") as caller:  # so that it asks for one more while it has one
-            [worker] = caller.endpoint.workers.running
+    @pytest.mark.parametrize("answer", ["[5]", '[{}, null, {"id": 1, "input": {}}]', '[{"id": "x"}]'])
+    def test_a_list_of_no_jobs_costs_no_job(self, behind: Behind, faulty: Faulty, fifo: Path, answer: str) -> None:
+        with behind() as caller:
             job_id = caller.run([0, {"read": str(fifo)}])
-            assert worker.exited.result(20) == 1
-            fifo.write_text("again")
-            assert results(ended(caller, job_id)["output"]) == [0, "again"]
+            chunks = caller.stream(job_id)
+            assert next(chunks)["result"] == 0
+            faulty.plan("job-take", answers(200, answer))
+            others = [caller.runsync([1])["output"] for _ in range(3)]  # the first one ends the poll under way
+            assert [results(output) for output in others] == [[1]] * 3
+            assert faulty.met("job-take")
+            fifo.write_text("here")
+            assert results(chunks) == ["here"]
+            assert caller.status(job_id)["workerId"] == "worker-1"
 
 
 class TestKilled:

@@ -60,7 +60,7 @@ def bucket() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def drawing(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    code = "import worker.before_sdk" + DRAWING
+    code = "import worker.intake.before_sdk" + DRAWING
     with (
         (tmp_path_factory.mktemp("drawing") / "worker.log").open("wb") as log,
         LocalEndpoint([sys.executable, "-u", "-c", code], env={"BUCKET": bucket}, log=log) as endpoint,

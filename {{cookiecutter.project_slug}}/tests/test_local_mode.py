@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.conftest import MakeWorker, off_runpod
-from worker.mode import find_mode
+from worker.intake.mode import find_mode
 from worker.refusal import Refused
 
 Start = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -33,7 +33,7 @@ Meddle = Callable[[Request, Forward], Answer]
 
 @pytest.fixture(scope="module")
 def echo(serve: Serve) -> Caller:
-    return serve("hostile", JOB_CONCURRENCY="16", CHUNK_SIZE="8")
+    return serve("hostile", CHUNK_SIZE="8")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def envelopes_of(items: list[Any]) -> list[Any]:
 
 
 def test_a_list_is_spread_over_all_workers(serve: Serve, out: Path) -> None:
-    caller = serve("hostile", workers=4)
+    caller = serve("hostile", workers=4, ITEM_CONCURRENCY="1")
     pipes = [out.with_name(f"pipe-{number}") for number in range(4)]
     for pipe in pipes:
         os.mkfifo(pipe)
@@ -181,7 +181,7 @@ def test_a_worker_killed_in_a_shard_costs_nothing(serve: Serve, out: Path, fifo:
 
 
 def test_results_that_do_not_fit_into_a_response_are_asked_for_in_smaller_shards(serve: Serve, out: Path) -> None:
-    caller = serve("hostile", JOB_CONCURRENCY="16", MAX_OUTPUT_BYTES="20000")
+    caller = serve("hostile", MAX_OUTPUT_BYTES="20000")
     items = write_items(out.parent, [{"bytes": 3_000}] * 30 + [{"bytes": 30_000}] + [{"bytes": 3_000}] * 30)
     summary = mapped(caller.endpoint.base_url, items, out, shard=20)
     assert (summary.items, summary.failed) == (61, 1)

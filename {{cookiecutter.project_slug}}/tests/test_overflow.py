@@ -1,75 +1,88 @@
 """The final body stays within its limit, in exact bytes, whatever the results are."""
 
 import json
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.bucket import Access, Bucket
-from worker.overflow import Output
+from worker.outcome.bucket import Access, Bucket, NotStored
+from worker.outcome.overflow import Output
+from worker.outcome.result import Envelope, failure, reference, success
 from worker.refusal import Refused
-from worker.result import failure, reference, success
+
+ACCESS = {"endpointUrl": "https://localhost", "accessId": "a", "accessSecret": "b", "bucketName": "c"}
 
 
-@given(
-    sizes=st.lists(st.integers(0, 2_000), min_size=1, max_size=60),
-    limit=st.integers(1_000, 60_000),
-    chunk=st.integers(1, 5),
-    order=st.randoms(use_true_random=False),
-)
-def test_the_body_never_exceeds_the_limit(sizes: list[int], limit: int, chunk: int, order: object) -> None:
-    try:
-        output = Output("job", len(sizes), limit, chunked=chunk > 1)
-    except Refused:
-        assert limit < 300 * len(sizes)
-        return
-    settled = list(enumerate(sizes))
-    order.shuffle(settled)  # type: ignore[attr-defined]  # a random.Random; calls end in any order
-    made = {
-        index: output.admit(success(index, "é" * size) if size % 3 else failure(index, "E", "\x00" * size)).body
-        for index, size in settled
-    }
-    ordered = [made[index] for index in range(len(sizes))]
-    assert [envelope["index"] for envelope in ordered] == list(range(len(sizes)))
-    chunks = ordered if chunk == 1 else [ordered[first : first + chunk] for first in range(0, len(ordered), chunk)]
-    body = json.dumps({"output": chunks}, ensure_ascii=False).encode()
-    assert len(body) <= limit
-    assert len(body) <= output.size <= limit
+@dataclass(frozen=True)
+class Shelf(Bucket):
+    """A bucket that is never asked: what it takes gets the longest URL that there is."""
+
+    fails: bool = False
+
+    def store(self, key: str, body: bytes) -> str:
+        if self.fails:
+            raise NotStored(f"A result of {len(body)} bytes could not be stored: " + "x" * 400)
+        return "x" * self.url_bytes(key)
 
 
-BUCKET = Bucket(
-    Access.model_validate({"endpointUrl": "https://localhost", "accessId": "a", "accessSecret": "b", "bucketName": "c"})
-)
+def shelf(*, fails: bool = False) -> Shelf:
+    return Shelf(Access.model_validate(ACCESS), fails=fails)
+
+
+def admitted(output: Output, envelope: Envelope) -> Envelope:
+    """Return what goes inline, stored first if it has to be."""
+    taken = output.admit(envelope)
+    return taken if isinstance(taken, Envelope) else taken()
+
+
+def sent(envelopes: list[Envelope], chunk: int = 1) -> bytes:
+    bodies = [envelope.body for envelope in envelopes]
+    chunks: list[Any] = bodies
+    if chunk > 1:
+        chunks = [bodies[first : first + chunk] for first in range(0, len(bodies), chunk)]
+    return json.dumps({"output": chunks}, ensure_ascii=False).encode()
 
 
 @given(
     sizes=st.lists(st.integers(0, 4_000), min_size=1, max_size=60),
     limit=st.integers(1_000, 60_000),
-    order=st.randoms(use_true_random=False),
-    expired=st.sets(st.integers(0, 59)),
+    chunk=st.integers(1, 5),
+    bucket=st.sampled_from([None, shelf(), shelf(fails=True)]),
+    first=st.sampled_from([0, 995]),
 )
-def test_with_a_bucket_too_whatever_is_stored_fails_or_expires(
-    sizes: list[int], limit: int, order: object, expired: set[int]
+def test_the_body_never_exceeds_the_limit(
+    sizes: list[int], limit: int, chunk: int, bucket: Shelf | None, first: int
 ) -> None:
     try:
-        output = Output("job", len(sizes), limit, bucket=BUCKET)
+        output = Output("job", len(sizes), limit, first_index=first, chunked=chunk > 1, bucket=bucket)
     except Refused:
         assert limit < 300 * len(sizes)
         return
-    url = "x" * BUCKET.url_bytes(f"job/{len(sizes)}.json")
-    settled = list(enumerate(sizes))
-    order.shuffle(settled)  # type: ignore[attr-defined]
-    made = {}
-    for index, size in settled:
-        envelope = success(index, "é" * size)
-        if output.overflow(envelope):
-            envelope = reference(index, url, 2 * size) if size % 3 else failure(index, "NotStored", "no")
-        made[index] = output.admit(failure(index, "TimeoutError", "late") if index in expired else envelope).body
-    body = json.dumps({"output": [made[index] for index in range(len(sizes))]}, ensure_ascii=False).encode()
+    envelopes = [
+        admitted(output, success(index, "é" * size) if size % 3 else failure(index, "E", "\x00" * size))
+        for index, size in enumerate(sizes, first)
+    ]
+    assert [envelope.index for envelope in envelopes] == list(range(first, first + len(sizes)))
+    body = sent(envelopes, chunk)
     assert len(body) <= output.size <= limit
-    if limit >= 400 * len(sizes) + 20:
-        assert "OutputTooLarge" not in body.decode()
+    if bucket and not bucket.fails and limit >= 500 * len(sizes) + 20:
+        for size, envelope in zip(sizes, envelopes, strict=True):
+            assert envelope.success == bool(size % 3)
+
+
+@given(sizes=st.lists(st.integers(0, 3_000), min_size=1, max_size=30), more=st.integers(0, 2_000))
+def test_what_can_stay_inline_does_and_a_reference_has_room_to_the_last_byte(sizes: list[int], more: int) -> None:
+    """At a limit of just what the references need and some more: none of them becomes a failure."""
+    bucket = shelf()
+    longest = reference(len(sizes), "x" * bucket.url_bytes(f"job/{len(sizes)}.json"), 10**15).size
+    limit = max(1_000, len('{"output": []}') + len(sizes) * (longest + 2) + more)
+    output = Output("job", len(sizes), limit, bucket=bucket)
+    envelopes = [admitted(output, success(index, "x" * size)) for index, size in enumerate(sizes)]
+    assert all(envelope.success for envelope in envelopes)
+    assert len(sent(envelopes)) <= limit
 
 
 def test_what_fits_is_never_replaced() -> None:
@@ -80,13 +93,13 @@ def test_what_fits_is_never_replaced() -> None:
 
 def test_what_does_not_fit_is_named() -> None:
     output = Output("job", 2, 1_000)
-    assert output.admit(success(0, "x" * 2_000)).body["failure"]["type"] == "OutputTooLarge"
-    assert output.admit(success(1, "small")).success
+    assert admitted(output, success(0, "x" * 2_000)).body["failure"]["type"] == "OutputTooLarge"
+    assert admitted(output, success(1, "small")).success
 
 
 def test_a_job_of_very_many_small_results_fits() -> None:
     output = Output("job", 100_000, 10_000_000)
-    assert all(output.admit(success(index, index)).success for index in range(100_000))
+    assert all(admitted(output, success(index, index)).success for index in range(100_000))
     assert output.size <= 10_000_000
 
 

@@ -16,7 +16,7 @@ from tests.tasks.hostile import FAULTY, FINE
 @pytest.fixture(scope="class")
 def caller(request: pytest.FixtureRequest, serve: Serve) -> Caller:
     assert request.cls is not None
-    return serve(request.cls.task, ITEM_CONCURRENCY="4", JOB_CONCURRENCY="4", MAX_ITEMS="2000")
+    return serve(request.cls.task, ITEM_CONCURRENCY="4", BATCH_SIZE="1", MAX_ITEMS="2000")
 
 
 class Promises:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from tests.conftest import Caller, Serve
 from tests.tasks.hostile import FAULTY, FINE
 from tests.test_stream import Gauge, others_done
-from worker.overflow import Output
-from worker.result import Envelope
+from worker.calls.stream import Stream
+from worker.outcome.overflow import Output
+from worker.outcome.result import Envelope
 from worker.settings import Settings
-from worker.stream import Stream
 
 KINDS = ("blocking", "async", "blocking batch", "async batch")
 SIZES = (0, 10, 1_000, 600_000)
@@ -173,7 +173,7 @@ class Watch:
         begun = len(self.begun)
         for index in range(len(self.plan.items)):
             self.arrived[index].set()
-        await others_done()
+        await others_done(stream)
         if self.plan.kind.startswith("async"):
             assert len(self.begun) == begun
         assert self.calls.inside == 0
@@ -250,14 +250,11 @@ def test_whatever_items_do_and_whenever_it_is_stopped_a_job_keeps_its_promises(p
 
 @pytest.fixture(scope="module")
 def callers(serve: Serve) -> list[Caller]:
-    """Endpoints with a worker each, of every kind of task and with chunks of one and of more.
-
-    It may take more jobs than there are: with all that it may have, the SDK's worker pauses for a second.
-    """
+    """Endpoints with a worker each, of every kind of task and with chunks of one and of more."""
     return [
-        serve("hostile", JOB_CONCURRENCY="8"),
-        serve("hostile_async", JOB_CONCURRENCY="8", CHUNK_SIZE="4", LOOKAHEAD="5"),
-        serve("hostile_batch", JOB_CONCURRENCY="8", CHUNK_SIZE="64", BATCH_SIZE="3"),
+        serve("hostile"),
+        serve("hostile_async", CHUNK_SIZE="4", LOOKAHEAD="5"),
+        serve("hostile_batch", CHUNK_SIZE="64", BATCH_SIZE="3"),
     ]
 
 

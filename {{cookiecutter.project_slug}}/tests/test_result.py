@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tasks.hostile import FAULTY, FINE
-from worker.result import describe, failure, success
+from worker.outcome.result import describe, failure, success
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -47,7 +47,7 @@ requests = st.builds(
 
 @pytest.fixture(scope="module")
 def caller(serve: Serve) -> Caller:
-    return serve("hostile", SECRET=SECRET, JOB_CONCURRENCY="4")
+    return serve("hostile", SECRET=SECRET)
 
 
 @pytest.fixture(scope="module")

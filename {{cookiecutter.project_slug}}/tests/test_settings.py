@@ -6,7 +6,7 @@ import pytest
 
 import task
 from tests.conftest import PROJECT
-from worker.calls import Calls
+from worker.calls.pool import Pool
 from worker.refusal import Refused
 from worker.settings import Settings, read_settings
 
@@ -20,9 +20,10 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_defaults() -> None:
     assert read_settings().model_dump() == {
         "item_concurrency": None,
-        "job_concurrency": 1,
+        "job_concurrency": None,
         "lookahead": 64,
         "batch_size": 32,
+        "batch_wait": 0,
         "chunk_size": 1,
         "item_timeout": 0,
         "max_items": 10_000,
@@ -57,6 +58,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ("LOOKAHEAD", "-1"),
         ("ITEM_TIMEOUT", "nan"),
         ("ITEM_TIMEOUT", "-1"),
+        ("BATCH_WAIT", "-1"),
         ("MAX_OUTPUT_BYTES", "10"),
         ("CHUNK_SIZE", "1.5"),
         ("ALLOW_JOB_BUCKET", "perhaps"),
@@ -94,8 +96,8 @@ def test_the_hub_offers_every_setting_with_its_default_and_bounds() -> None:
             assert offered[name]["min"] == of.get("minimum", of.get("exclusiveMinimum", -1) + 1)
     batched = hasattr(task, "process_batch")
     function = getattr(task, "process_batch" if batched else "process")
-    calls = Calls(function, Settings(), batched=batched)
-    assert offered["item_concurrency"]["default"] == calls.concurrency
+    pool = Pool(function, Settings(), batched=batched)
+    assert offered["item_concurrency"]["default"] == pool.concurrency
 
 
 def test_the_sample_environment_has_every_setting_with_its_default() -> None:

@@ -10,13 +10,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from worker import log
-from worker.bucket import Access, Bucket
-from worker.overflow import Output
+from worker.calls.pool import Pool
+from worker.calls.stream import Stream
+from worker.outcome.bucket import Access, Bucket
+from worker.outcome.overflow import Output
+from worker.outcome.result import describe
 from worker.refusal import Refused, faults
-from worker.result import describe
 from worker.settings import Settings
-from worker.stream import Stream
 
+MAX_INDEX = 10**12
 Chunk = dict[str, Any] | list[dict[str, Any]]
 """What is yielded: an envelope, or with ``CHUNK_SIZE`` over 1 a list of them."""
 
@@ -43,7 +45,16 @@ class Worker:
         self.settings = settings
         access = settings.access()
         self._own_bucket = Bucket(access) if access else None
+        self.failed = False
+        """Whether it must not go on: the process is to end with status 1."""
+        self.on_start: Callable[[str], None] = lambda _: None
+        """Called with the id of each job whose items are about to start."""
         self._stream = Stream(getattr(task, functions[0]), settings, batched=functions[0] == "process_batch")
+
+    @property
+    def pool(self) -> Pool:
+        """The calls of the task, for all jobs."""
+        return self._stream.pool
 
     def load(self) -> None:
         """Run the task's ``load``; raise ``Refused`` if it fails.
@@ -62,17 +73,18 @@ class Worker:
         began = time.monotonic()
         chunked = self.settings.chunk_size > 1
         try:
-            checked = self._check(job)
+            checked, first = self._check(job)
             items: list[object] = checked.items  # type: ignore[attr-defined]  # a field of every task.Input
-            limit = self.settings.max_output_bytes
-            output = Output(job["id"], len(items), limit, chunked=chunked, bucket=self._bucket(job))
+            limit, bucket = self.settings.max_output_bytes, self._bucket(job)
+            output = Output(job["id"], len(items), limit, first_index=first, chunked=chunked, bucket=bucket)
         except Refused as refusal:
             log.info(f"Refused: {refusal}", job["id"])
             yield {"error": str(refusal)}
             return
         sent = failed = stored = 0
+        self.on_start(job["id"])
         try:
-            async with aclosing(self._stream.run(items, checked, job["id"], output)) as chunks:
+            async with aclosing(self._stream.run(items, checked, job["id"], output, first_index=first)) as chunks:
                 async for chunk in chunks:
                     yield [envelope.body for envelope in chunk] if chunked else chunk[0].body
                     sent += len(chunk)
@@ -93,7 +105,11 @@ class Worker:
         except ValidationError as error:
             raise Refused(f"The job's s3Config cannot be used: {faults(error)}.") from None
 
-    def _check(self, job: dict[str, Any]) -> BaseModel:
+    def _check(self, job: dict[str, Any]) -> tuple[BaseModel, int]:
+        """Return the job's input, and the index of its first item; raise ``Refused`` if it cannot be used.
+
+        ``first_index``, which numbers a slice of a longer list, is a field of every job, in ``task.Input`` or not.
+        """
         given = job.get("input")
         if not isinstance(given, dict):
             raise Refused('The job\'s input must be an object: {"items": […]}.')
@@ -102,6 +118,11 @@ class Worker:
             raise Refused("No items provided")
         if isinstance(items, list) and len(items) > self.settings.max_items:
             raise Refused(f"{len(items)} items are too many for one job: send at most {self.settings.max_items}.")
+        first = given.get("first_index", 0)
+        if type(first) is not int or not 0 <= first <= MAX_INDEX:
+            raise Refused(f"The job's first_index must be a whole number from 0 to {MAX_INDEX}.")
+        if "first_index" not in self._input.model_fields:
+            given = {name: value for name, value in given.items() if name != "first_index"}
         try:
             checked = self._input.model_validate(given)
         except ValidationError as error:
@@ -111,4 +132,4 @@ class Worker:
             raise Refused("The job's input cannot be used: task.Input failed on it.") from None
         if not isinstance(checked.items, list):  # type: ignore[attr-defined]
             raise Refused("task.Input.items must be a list.")
-        return checked
+        return checked, first

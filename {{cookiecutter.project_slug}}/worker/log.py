@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from runpod import RunPodLogger
 
-from worker.result import Raised
+from worker.outcome.result import Raised
 
 _log = RunPodLogger()
 
@@ -16,6 +16,12 @@ def info(message: str, job_id: str) -> None:
     """Log one line at level INFO."""
     with suppress(Exception):
         _log.info(message, job_id)
+
+
+def warning(message: str) -> None:
+    """Log one line at level WARN."""
+    with suppress(Exception):
+        _log.warn(message)
 
 
 def error(message: str, raised: Raised | None, job_id: str | None = None) -> None:

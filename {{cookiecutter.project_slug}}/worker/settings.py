@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from worker.bucket import Access
+from worker.outcome.bucket import Access
 from worker.refusal import Refused, faults
 
 BUCKET = {
@@ -24,12 +24,14 @@ class Settings(BaseSettings):
 
     item_concurrency: PositiveInt | None = None
     """Calls of the task at once, over all jobs; unset: 4 for a plain function, 32 for an async one, 1 for batches."""
-    job_concurrency: PositiveInt = 1
-    """Jobs taken at once."""
+    job_concurrency: PositiveInt | None = None
+    """Jobs in hand at once, at most; unset: as many as there is room for."""
     lookahead: PositiveInt = 64
     """Results started but not yet streamed, per job: the bound on the memory that a job takes."""
     batch_size: PositiveInt = 32
-    """Items per call of ``process_batch``."""
+    """Items per call of ``process_batch``, over all jobs with the same options."""
+    batch_wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """Seconds that a call which is not full waits for more items; 0: it takes what is there."""
     chunk_size: PositiveInt = 1
     """1: a chunk is one envelope. More: a chunk is a list of the envelopes that are ready, up to this many and 1 MB."""
     item_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0

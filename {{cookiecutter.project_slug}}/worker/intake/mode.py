@@ -7,7 +7,7 @@ from pathlib import Path
 
 import runpod
 
-from worker.before_sdk import LOG_LEVELS
+from worker.intake.before_sdk import LOG_LEVELS
 from worker.refusal import Refused
 
 

@@ -22,39 +22,24 @@ class Threads:
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._idle = threading.Semaphore(0)
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """Return what ``call`` returns. A cancelled wait leaves the call running.
+    def run(self, call: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Run ``call``, which must not raise, and then ``then``, with what it returned, on the event loop.
 
-        ``call`` should not raise: not every exception can pass through a future. Raises ``RuntimeError`` if it does.
+        Raises ``RuntimeError`` if no thread can be started.
         """
         loop = asyncio.get_running_loop()
-        returned: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
 
         def report() -> None:
-            value: T | RuntimeError
-            try:
-                value = context.run(call)
-            except BaseException:
-                value = RuntimeError("The call raised.")
+            returned = context.run(call)
             self._idle.release()
             with suppress(RuntimeError):  # the loop is closed: the worker is exiting, and nobody waits for this
-                loop.call_soon_threadsafe(_settle, returned, value)
+                loop.call_soon_threadsafe(then, returned)
 
         if not self._idle.acquire(blocking=False):
             threading.Thread(target=self._serve, name="process", daemon=True).start()
         self._calls.put(report)
-        return await returned
 
     def _serve(self) -> None:
         while True:
             self._calls.get()()
-
-
-def _settle(returned: asyncio.Future[T], value: T | RuntimeError) -> None:
-    if returned.done():
-        return
-    if isinstance(value, RuntimeError):
-        returned.set_exception(value)
-    else:
-        returned.set_result(value)

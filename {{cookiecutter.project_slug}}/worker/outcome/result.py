@@ -22,7 +22,7 @@ MAX_MESSAGE = 500
 MAX_FRAMES = 16
 """Innermost frames per exception in the log; a deep recursion would take seconds to print."""
 MAX_CAUSES = 4
-"""Exceptions in the log that led to one another."""
+"""Exceptions in the log that led to one another, and those of a group that are named."""
 
 _own: Any = vars(BaseException)
 """The attributes that every exception has, whatever its class makes of their names."""
@@ -86,16 +86,44 @@ def failure(index: int, kind: str, message: str) -> Envelope:
 
 
 def describe(error: BaseException) -> Raised:
-    """Return what is kept of ``error``. Never raises; called where the error was caught, since its texts are code."""
-    links: list[Raised] = []
-    link: BaseException | None = error
-    while link is not None and len(links) < MAX_CAUSES:
-        links.append(_describe_alone(link))
-        cause, context = (_own[name].__get__(link) for name in ("__cause__", "__context__"))
-        link = cause or (None if _own["__suppress_context__"].__get__(link) else context)
+    """Return what is kept of ``error``. Never raises; called where the error was caught, since its texts are code.
+
+    Of an exception group (any ``TaskGroup`` raises one) it is what the group holds that says what went wrong.
+    """
+    links = [_describe_alone(link) for link in _related(error)]
+    leaves = [_describe_alone(leaf) for leaf in _leaves(error)]
+    kind, message = leaves[0].kind, leaves[0].message
+    if len(leaves) > 1:
+        kind = _describe_alone(error).kind
+        message = "; ".join(f"{leaf.kind}: {leaf.message}" for leaf in leaves)
     # An object raised for item after item would gather the frames of all of them.
     BaseException.with_traceback(error, None)
-    return Raised(links[0].kind, links[0].message, "\n\nwhich led to\n\n".join(one.trace for one in reversed(links)))
+    return Raised(kind, message, "\n\nwhich led to\n\n".join(link.trace for link in links))
+
+
+def _related(error: BaseException) -> list[BaseException]:
+    """Return ``error`` last, after what led to it, the last few: what its group holds, its cause or its context."""
+    found: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and len(found) < MAX_CAUSES:
+        found.append(link)
+        found += [leaf for leaf in _leaves(link) if leaf is not link]
+        cause, context = (_own[name].__get__(link) for name in ("__cause__", "__context__"))
+        link = cause or (None if _own["__suppress_context__"].__get__(link) else context)
+    return found[:MAX_CAUSES][::-1]
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """Return the first few exceptions in ``error`` that are no groups; itself, if it is none."""
+    found: list[BaseException] = []
+    left = [error]
+    while left and len(found) < MAX_CAUSES:
+        one = left.pop(0)
+        if isinstance(one, BaseExceptionGroup):
+            left = [*vars(BaseExceptionGroup)["exceptions"].__get__(one), *left]
+        else:
+            found.append(one)
+    return found
 
 
 def _describe_alone(error: BaseException) -> Raised:

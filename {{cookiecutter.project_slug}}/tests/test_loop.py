@@ -1,0 +1,190 @@
+"""The job loop, through the SDK: no rest while work waits, no job where it cannot start, no wait at the end."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from aiohttp import web
+
+from endpoint.local import LocalEndpoint
+from tests.conftest import Caller, MakeWorker, Serve
+from tests.faulty import Faulty, Forward, Held
+
+
+@pytest.fixture
+def faulty() -> Iterator[Faulty]:
+    with Faulty() as faulty:
+        yield faulty
+
+
+@contextmanager
+def behind(faulty: Faulty, folder: Path, log: Path, **env: str) -> Iterator[Caller]:
+    """Serve an endpoint whose worker reaches it through ``faulty`` only."""
+    with log.open("wb") as output:
+        endpoint = LocalEndpoint(faulty.command, cwd=folder, env=env, log=output)
+        with endpoint, Caller(endpoint, log) as caller:
+            faulty.endpoint_url = endpoint.url
+            yield caller
+
+
+def read(caller: Caller, fifos: list[Path]) -> list[str]:
+    """Submit a job for each of ``fifos`` that ends when it is written to."""
+    return [caller.run([{"read": str(fifo)}]) for fifo in fifos]
+
+
+@pytest.fixture
+def fifos(tmp_path: Path) -> Iterator[list[Path]]:
+    paths = [tmp_path / f"fifo-{number}" for number in range(6)]
+    for path in paths:
+        os.mkfifo(path)
+    yield paths
+    for path in paths:
+        os.close(os.open(path, os.O_RDWR))
+
+
+def taken(caller: Caller, *job_ids: str) -> list[bool]:
+    return [caller.endpoint.queue.jobs[job_id].taken is not None for job_id in job_ids]
+
+
+@pytest.mark.parametrize("task", ["hostile", "hostile_async", "hostile_batch"])
+def test_jobs_follow_one_another_without_a_rest(serve: Serve, task: str) -> None:
+    """The SDK's own loop would take at least a second each: two minutes for these."""
+    caller = serve(task, JOB_CONCURRENCY="1")
+    caller.runsync([0])
+    job_ids = [caller.run([number]) for number in range(120)]
+    assert caller.post("/runsync?wait=30000", json={"input": {"items": ["last"]}}).json()["status"] == "COMPLETED"
+    assert [caller.status(job_id)["output"][0]["result"] for job_id in job_ids] == list(range(120))
+
+
+def test_a_worker_takes_as_many_jobs_as_it_can_start_and_the_next_when_one_ends(
+    serve: Serve, fifos: list[Path]
+) -> None:
+    caller = serve("hostile", ITEM_CONCURRENCY="3")
+    jobs = read(caller, fifos)
+    while taken(caller, *jobs).count(True) < 3:
+        caller.get("/health")
+    fifos[0].write_text("done")
+    assert next(caller.stream(jobs[0]))["result"] == "done"
+    while not all(taken(caller, *jobs[:4])):
+        caller.get("/health")
+    assert taken(caller, *jobs) == [True] * 4 + [False] * 2
+    for fifo in fifos[1:]:
+        fifo.write_text("done")
+    assert all(next(caller.stream(job))["result"] == "done" for job in jobs[1:])
+
+
+def test_a_number_of_jobs_is_the_most_and_one_means_one_by_one(serve: Serve, fifos: list[Path]) -> None:
+    caller = serve("hostile", JOB_CONCURRENCY="1")
+    jobs = read(caller, fifos[:2])
+    while not taken(caller, jobs[0])[0]:
+        caller.get("/health")
+    fifos[0].write_text("done")
+    assert next(caller.stream(jobs[0]))["result"] == "done"
+    fifos[1].write_text("done")
+    assert next(caller.stream(jobs[1]))["result"] == "done"
+    first, second = (caller.endpoint.queue.jobs[job] for job in jobs)
+    assert first.ended is not None
+    assert second.taken is not None
+    assert first.ended <= second.taken
+
+
+def test_long_jobs_are_spread_over_idle_workers(serve: Serve) -> None:
+    caller = serve("hostile", workers=2, LOOKAHEAD="8")
+    while caller.get("/health").json()["workers"]["ready"] < 2:
+        pass
+    for _ in range(10):
+        with ThreadPoolExecutor(2) as callers:
+            states = list(callers.map(caller.runsync, [[{"bytes": 100}] * 200] * 2))
+        assert sorted(state["workerId"] for state in states) == ["worker-1", "worker-2"]
+
+
+def test_a_worker_that_is_told_to_stop_while_it_is_idle_drops_its_polls(
+    make_worker: MakeWorker, faulty: Faulty, tmp_path: Path
+) -> None:
+    """Neither poll is ever answered."""
+    with behind(faulty, make_worker("hostile"), tmp_path / "log") as caller:
+        caller.runsync([0])
+        polls = [Held(), Held()]
+        faulty.plan("job-take", polls[0])
+        faulty.plan("job-stop", polls[1])
+        caller.runsync([1])  # ends the poll under way
+        polls[0].reached.result(20)
+        [worker] = caller.endpoint.workers.running
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.exited.result(5) == 0
+
+
+def test_a_job_that_arrives_as_the_worker_is_told_to_stop_is_done(
+    make_worker: MakeWorker, faulty: Faulty, tmp_path: Path
+) -> None:
+    """The answer to its poll has begun, and the rest of it comes later than any patience."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+        answer = await forward()
+        assert isinstance(answer.body, bytes)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        await response.write(answer.body[:10])
+        begun.set()
+        await go_on.wait()
+        await response.write(answer.body[10:])
+        return response
+
+    with behind(faulty, make_worker("hostile"), tmp_path / "log") as caller:
+        caller.runsync([0])
+        faulty.plan("job-take", slowly)
+        caller.runsync([1])  # ends the poll under way
+        job_id = caller.run([2])
+        faulty.wait(begun)
+        [worker] = caller.endpoint.workers.running
+        worker.process.send_signal(signal.SIGTERM)
+        with pytest.raises(TimeoutError):  # it waits for the rest
+            worker.exited.result(1)
+        faulty.set(go_on)
+        assert worker.exited.result(10) == 0
+        assert caller.status(job_id)["output"][0]["result"] == 2
+
+
+def test_a_worker_without_a_slot_left_ends_and_another_does_what_it_had(serve: Serve, fifos: list[Path]) -> None:
+    caller = serve("hostile", ITEM_CONCURRENCY="2", ITEM_TIMEOUT="1")
+    state = caller.runsync([0, *({"read": str(fifo)} for fifo in fifos[:2])])
+    assert [envelope["success"] for envelope in state["output"]] == [True, False, False]
+    [worker] = caller.endpoint.workers.running
+    job_id = caller.run([1])
+    assert worker.exited.result(20) == 1
+    assert caller.runsync([2])["workerId"] == "worker-2"
+    assert caller.status(job_id)["output"][0]["result"] == 1
+
+
+def test_an_sdk_without_the_seams_runs_at_its_own_pace_and_says_so(serve: Serve) -> None:
+    caller = serve("unseamed")
+    assert [caller.runsync([number])["status"] for number in range(2)] == ["COMPLETED"] * 2
+    lines = [line for line in caller.log.read_text().splitlines() if "at the SDK's own pace" in line]
+    assert [json.loads(line)["level"] for line in lines] == ["WARN"]
+    assert "set_scale" in lines[0]
+
+
+def test_a_thousand_jobs_leave_no_more_behind_than_a_hundred(serve: Serve) -> None:
+    caller = serve("hostile_batch")
+    [worker] = caller.endpoint.workers.running
+    process = psutil.Process(worker.process.pid)
+
+    def holds(jobs: int) -> dict[str, Any]:
+        with ThreadPoolExecutor(8) as callers:
+            states = list(callers.map(caller.runsync, ([number] for number in range(jobs))))
+        assert {state["status"] for state in states} == {"COMPLETED"}
+        return {"threads": process.num_threads(), "files": process.num_fds(), "bytes": process.memory_info().rss}
+
+    few, many = holds(100), holds(1_000)
+    assert many["threads"] <= few["threads"] + 1
+    assert many["files"] <= few["files"] + 8  # connections kept open, one for each job in hand at once
+    assert many["bytes"] <= few["bytes"] + 8_000_000

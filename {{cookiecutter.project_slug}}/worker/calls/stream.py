@@ -1,0 +1,62 @@
+"""Items in, ordered envelopes out: bounded, cancellable, and at work while the SDK is posting."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from worker.calls import subtasks
+from worker.calls.call import LET_GO_AFTER, Function
+from worker.calls.pool import Pool
+from worker.calls.work import Work
+from worker.outcome.overflow import CHUNK_BYTES, Output
+from worker.outcome.result import Envelope
+from worker.settings import Settings
+
+
+class Stream:
+    """The way of every job through ``function``: the task's ``process`` or, if ``batched``, its ``process_batch``."""
+
+    def __init__(self, function: Function, settings: Settings, *, batched: bool) -> None:
+        self.pool = Pool(function, settings, batched=batched)
+        self._lookahead = settings.lookahead
+        self._chunk_size = settings.chunk_size
+
+    async def run(
+        self, items: Sequence[object], job: object, job_id: str, output: Output, *, first_index: int = 0
+    ) -> AsyncGenerator[list[Envelope], None]:
+        """Yield chunks of at most ``CHUNK_SIZE`` envelopes: one envelope for each of ``items``, in their order.
+
+        ``job`` is what the function gets as its second argument; ``first_index`` is the first envelope's. Closing the
+        generator, or cancelling whoever awaits it, starts no further call, cancels the async ones that nobody else
+        waits for, and leaves the blocking ones to return into the void.
+        """
+        pool = self.pool
+        work = Work(
+            items,
+            job,
+            job_id,
+            output,
+            first_index=first_index,
+            lookahead=self._lookahead,
+            threads=pool.threads,
+        )
+        if pool.task.is_async:
+            subtasks.install()
+        try:
+            pool.enter(work)
+            unsent = len(items)
+            while unsent:
+                chunk = [await work.head()]
+                left = CHUNK_BYTES - chunk[0].size - len(", ")
+                while len(chunk) < self._chunk_size and (envelope := work.next_ready(left)):
+                    chunk.append(envelope)
+                    left -= envelope.size + len(", ")
+                if chunk[1:]:  # all but one, so that the next chunk fills while this one is being posted
+                    work.make_room(len(chunk) - 1)
+                    pool.offer(work)
+                yield chunk
+                work.make_room(1)
+                pool.offer(work)
+                unsent -= len(chunk)
+        finally:
+            if ending := pool.leave(work):
+                await asyncio.wait(ending, timeout=LET_GO_AFTER)

@@ -1,0 +1,138 @@
+"""The items of one job on their way: which may start, what is made of them, what is ready to be streamed."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from pydantic import BaseModel
+
+from worker.calls.threads import Threads
+from worker.outcome.overflow import Output
+from worker.outcome.result import Envelope, failure
+
+
+class Options:
+    """What a job asks for beside its items, as a key: jobs with equal options may share a call.
+
+    Equal and alike to the letter: ``1 == True``, and a secret looks like any other. What cannot be compared is equal to
+    nothing.
+    """
+
+    def __init__(self, job: object) -> None:
+        self._values = {}
+        self._text = ""
+        if isinstance(job, BaseModel):
+            self._values = {**dict(job), **(job.__pydantic_private__ or {})}
+            self._values.pop("items", None)
+        try:
+            self._text = repr(self._values)
+        except BaseException:  # a type of the task's own
+            self._values = {"": self}
+
+    def __eq__(self, other: object) -> bool:
+        try:
+            return isinstance(other, Options) and self._text == other._text and bool(self._values == other._values)
+        except BaseException:
+            return self is other
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class Work:
+    """The items of one job; ``job`` is what each call gets with them, ``first_index`` the first one's number outside.
+
+    *Room* is one of ``lookahead`` results that are started and not yet streamed: the bound on what a job holds.
+    Results may be made in any order. Room in the response is given to them in the order of the items, whoever is done
+    first, so that the same job always loses the same results if it must lose any.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[object],
+        job: object,
+        job_id: str,
+        output: Output,
+        *,
+        first_index: int = 0,
+        lookahead: int,
+        threads: Threads,
+    ) -> None:
+        self.items = items
+        self.job = job
+        self.job_id = job_id
+        self.first_index = first_index
+        self.options = Options(job)
+        self.in_turn = False
+        """Whether the pool has it among those whose turn will come."""
+        self.alive = True
+        self._output = output
+        self._threads = threads
+        self._started = 0
+        self._may_start = min(lookahead, len(items))
+        self._made: dict[int, Envelope] = {}
+        self._admitted = 0
+        self._ready: dict[int, Envelope] = {}
+        self._taken = 0
+        self._head_is_ready: asyncio.Future[None] | None = None
+
+    @property
+    def startable(self) -> int:
+        """How many items could start now."""
+        return self._may_start - self._started if self.alive else 0
+
+    @property
+    def unmade(self) -> bool:
+        """Whether a result is still to be made, and wanted."""
+        return self.alive and self._admitted < len(self.items)
+
+    def start(self) -> int:
+        """Return the index of the next item, which starts now."""
+        self._started += 1
+        return self._started - 1
+
+    def make_room(self, results: int) -> None:
+        """Let as many more items start: that many results have been streamed."""
+        self._may_start = min(self._may_start + results, len(self.items))
+
+    def settle(self, index: int, envelope: Envelope) -> None:
+        """Take what became of the item at ``index``; what comes twice, or for a job that is over, is dropped."""
+        if not self.alive or index < self._admitted or index in self._made:
+            return
+        self._made[index] = envelope
+        while self._admitted in self._made:
+            index = self._admitted
+            self._admitted += 1
+            admitted = self._output.admit(self._made.pop(index))
+            if isinstance(admitted, Envelope):
+                self._set_ready(index, admitted)
+            else:
+                self._threads.run(admitted, partial(self._set_ready, index))
+
+    def fail_rest(self, kind: str, message: str) -> None:
+        """Let every item that has no result yet fail, started or not."""
+        self._started = self._may_start
+        for index in range(self._admitted, len(self.items)):
+            self.settle(index, failure(self.first_index + index, kind, message))
+
+    def _set_ready(self, index: int, envelope: Envelope) -> None:
+        self._ready[index] = envelope
+        if self._head_is_ready and index == self._taken and not self._head_is_ready.done():
+            self._head_is_ready.set_result(None)
+
+    async def head(self) -> Envelope:
+        """Return the next envelope in order, once it is ready."""
+        while self._taken not in self._ready:
+            self._head_is_ready = asyncio.get_running_loop().create_future()
+            await self._head_is_ready
+        return self._take()
+
+    def next_ready(self, most_bytes: int) -> Envelope | None:
+        """Return the next envelope in order if it is ready and of at most so many bytes."""
+        envelope = self._ready.get(self._taken)
+        return self._take() if envelope and envelope.size <= most_bytes else None
+
+    def _take(self) -> Envelope:
+        envelope = self._ready.pop(self._taken)
+        self._taken += 1
+        return envelope

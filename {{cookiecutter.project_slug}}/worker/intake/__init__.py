@@ -1,0 +1,1 @@
+"""What starts the worker and takes jobs."""

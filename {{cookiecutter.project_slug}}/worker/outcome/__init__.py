@@ -1,0 +1,1 @@
+"""What becomes of an item's outcome on its way to the caller."""

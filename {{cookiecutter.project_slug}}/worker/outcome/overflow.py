@@ -1,0 +1,98 @@
+"""The sum of a job's envelopes, kept within ``MAX_OUTPUT_BYTES``: what does not fit goes to a bucket, if there is one.
+
+Nothing in the SDK (1.12.0) measures the aggregate: a final body over the platform's limit is refused there, and the
+job is lost. So what does not fit becomes a reference, or a short failure, before it is yielded.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from worker import log
+from worker.outcome.bucket import Bucket, NotStored
+from worker.outcome.result import Envelope, encoded, failure, reference
+from worker.refusal import Refused
+
+BODY_AROUND_CHUNKS = len('{"output": []}')
+SEPARATOR = len(", ")
+CHUNK_BRACKETS = len("[]")
+TOO_LARGE = "OutputTooLarge"
+CHUNK_BYTES = 1_000_000 - BODY_AROUND_CHUNKS
+"""The platform's limit for one streamed chunk, less what the SDK and a list put around the envelopes."""
+FULL = "The response is full (MAX_OUTPUT_BYTES): send fewer items per job, or let the worker have a bucket."
+
+
+MOST_BYTES = 10**15
+"""A size that no result has, for the reference that it would get."""
+
+
+class Output:
+    """One job's response: at most ``limit`` bytes, with an envelope for each of ``items`` items.
+
+    With a ``bucket``, room for a reference is kept for every item to come, unless there are too many for that. Raises
+    ``Refused`` if not even the shortest envelope for each item fits.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        items: int,
+        limit: int,
+        *,
+        first_index: int = 0,
+        chunked: bool = False,
+        bucket: Bucket | None = None,
+    ) -> None:
+        self.size = BODY_AROUND_CHUNKS
+        self._job_id = job_id
+        self._left = items
+        self._limit = limit
+        self._bucket = bucket
+        self._around = SEPARATOR + (CHUNK_BRACKETS if chunked else 0)
+        last = first_index + items
+        reserves = [(failure(last, TOO_LARGE, message).size, message) for message in (FULL, "")]
+        if bucket:
+            reserves.insert(0, (max(self._reference(bucket, last, MOST_BYTES), reserves[0][0]), FULL))
+        for size, self._message in reserves:  # a job of very many items has room for the type only
+            self._reserve = size + self._around
+            if self.size + items * self._reserve <= limit:
+                return
+        raise Refused(f"{items} items do not fit in a response of {limit} bytes: send fewer items per job.")
+
+    def admit(self, envelope: Envelope) -> Envelope | Callable[[], Envelope]:
+        """Take the room for the next item in order; return what goes inline, or what stores it first, and blocks.
+
+        That is ``envelope`` itself, or if it is too large a reference, or without room for one its short stand-in.
+        """
+        self._left -= 1
+        too_large_to_stream = self._bucket and envelope.success and envelope.size > CHUNK_BYTES
+        if not too_large_to_stream and self._claim(envelope.size):
+            return envelope
+        if self._bucket and envelope.success:
+            body = encoded(envelope.body["result"])
+            if self._claim(size := self._reference(self._bucket, envelope.index, len(body))):
+                return partial(self._store, self._bucket, envelope.index, body, size)
+        stand_in = failure(envelope.index, TOO_LARGE, self._message)
+        self._claim(stand_in.size)
+        return stand_in
+
+    def _claim(self, size: int) -> bool:
+        """Take the room for an envelope of ``size`` bytes; False if too little were left for the items to come."""
+        if self.size + size + self._around + self._left * self._reserve > self._limit:
+            return False
+        self.size += size + self._around
+        return True
+
+    def _reference(self, bucket: Bucket, index: int, size: int) -> int:
+        """Return how long the reference to a result of ``size`` bytes is, at most."""
+        return reference(index, "x" * bucket.url_bytes(self._key(index)), size).size
+
+    def _store(self, bucket: Bucket, index: int, body: bytes, most: int) -> Envelope:
+        try:
+            return reference(index, bucket.store(self._key(index), body), len(body))
+        except NotStored as error:
+            log.error(f"Item {index}: {error}", None, self._job_id)
+            envelope = failure(index, "NotStored", str(error))
+            return envelope if envelope.size <= most else failure(index, "NotStored", "")
+
+    def _key(self, index: int) -> str:
+        return f"{self._job_id}/{index}.json"

@@ -172,6 +172,18 @@ def test_an_answer_that_is_lost_costs_no_second_payment(
     assert "DRAFT" not in states(api)
 
 
+def test_a_draft_that_somebody_cancels_is_made_again(api: BatchApi, address: str, out: Path) -> None:
+    def cancel(request: Request, forward: Callable[[], Answer]) -> Answer:
+        if request.path.endswith("batch_0/requests"):
+            api.batches["batch_0"].status = "CANCELLED"
+        return forward()
+
+    api.meddle = cancel
+    mapped(address, write_items(out, 100), out, shard=10)
+    assert states(api) == ["CANCELLED", "FINALIZED"]
+    assert results(out) == list(range(100))
+
+
 def test_what_failed_is_asked_for_again(api: BatchApi, address: str, out: Path) -> None:
     once = {30, 70}
 
@@ -290,7 +302,7 @@ def test_cancel_cancels_it_and_what_is_done_is_kept(api: BatchApi, address: str,
         process.kill()
     cancelled = client(address, *arguments, "--cancel")
     assert (cancelled.returncode, states(api)) == (0, ["CANCELLED"])
-    assert cancelled.stdout.startswith(b"1 batches cancelled.")
+    assert cancelled.stdout.startswith(b"Batches cancelled: 1.")
     api.pace = 1_000
     assert client(address, *arguments).returncode == 0
     assert results(out) == list(range(100))

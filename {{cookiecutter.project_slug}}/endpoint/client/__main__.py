@@ -115,7 +115,9 @@ async def _map(arguments: argparse.Namespace) -> int:
         with _opened(arguments.items) as items, _progress(sys.stderr.isatty()) as show:
             if arguments.cancel:
                 cancelled = await cancel_batches(client, items, out, job=job, files=arguments.files)
-                print(f"{cancelled} batches cancelled. Without --cancel, the command goes on with what they have done.")
+                print(
+                    f"Batches cancelled: {cancelled}. Without --cancel, the command goes on with what they have done."
+                )
                 return SUCCESS
             summary = await map_file(
                 client,
@@ -131,7 +133,9 @@ async def _map(arguments: argparse.Namespace) -> int:
                 progress=show,
             )
     if summary.damaged:
-        said = f"{summary.damaged} lines of the journal could not be read: what they held has been asked for again."
+        said = (
+            f"Lines of the journal that could not be read: {summary.damaged}. What they held has been asked for again."
+        )
         print(said, file=sys.stderr)
     print(
         f"{summary.items} items, {summary.failed} failed, {summary.jobs} jobs, {summary.seconds:.1f} s: {arguments.out}"

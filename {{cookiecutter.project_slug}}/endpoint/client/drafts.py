@@ -65,14 +65,27 @@ class Drafts:
             journal.drafting(time.time_ns() // 1_000_000)
             batch_id = await self._in_turn(self._batches.create)
             journal.submitted(batch_id, [*chain.from_iterable(shards)])
-            requests = (self._work.body(shard, shard[0] + NUMBERED_FROM) for shard in shards)
-            await self._batches.add(batch_id, requests)
-            # Where an answer was lost, the call was made twice: that batch would be paid for twice.
-            if (await self._batches.state(batch_id)).total == len(shards):
+            if await self._fill(batch_id, shards):
                 await self._in_turn(partial(self._batches.finalize, batch_id))
                 return batch_id
-            await self._batches.cancel(batch_id)
+            with suppress(CallFailed):
+                await self._batches.cancel(batch_id)
         raise CallFailed("The endpoint does not keep the requests that are added to a batch: try again later.")
+
+    async def _fill(self, batch_id: str, shards: list[list[int]]) -> bool:
+        """Add ``shards`` to a draft; return whether it has each of them once, and may be worked off.
+
+        Where an answer is lost, the call is made again, and what is in twice would be paid for twice. And a draft may
+        be cancelled by somebody: by another of these, which takes it for one that its own creation has left.
+        """
+        requests = (self._work.body(shard, shard[0] + NUMBERED_FROM) for shard in shards)
+        try:
+            await self._batches.add(batch_id, requests)
+        except CallFailed:
+            if (await self._batches.state(batch_id)).status == "DRAFT":
+                raise
+            return False
+        return (await self._batches.state(batch_id)).total == len(shards)
 
     async def _in_turn(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return what ``call`` returns, once the endpoint has room for another batch."""

@@ -17,6 +17,8 @@ from functools import partial
 
 SHARDS = (50, 100, 200, 500, 1_000, 2_000, 5_000)
 WORKERS = (1, 2, 4, 8, 16, 32)
+MAX_ITEMS = 5_000_000
+"""Items that are simulated within some seconds; ten times as many take ten times as long."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,13 @@ class Simulation:
     def _scale(self, job: tuple[int, int]) -> None:
         if not self._queue or job[0] < self._queue[0][0]:
             return
-        if len(self._started) < self._plan.workers:
-            self._workers += 1
-            worker = self._workers
-            self._started[worker] = self._now
-            self._peak = max(self._peak, len(self._started))
-            self._later(self._plan.cold_start, lambda: self._rest(worker))
+        if len(self._started) == self._plan.workers:
+            return  # none of them stops while a job waits
+        self._workers += 1
+        worker = self._workers
+        self._started[worker] = self._now
+        self._peak = max(self._peak, len(self._started))
+        self._later(self._plan.cold_start, lambda: self._rest(worker))
         self._later(self._plan.queue_delay, lambda: self._scale(job))
 
     def _assign(self) -> None:
@@ -158,8 +161,10 @@ def main() -> None:
     parser.add_argument("--idle-timeout", type=float, default=Plan.idle_timeout, help="seconds (default: 10)")
     parser.add_argument("--between-jobs", type=float, default=Plan.between_jobs, help="seconds (default: 1)")
     given = parser.parse_args()
-    if not (1 <= given.items <= 10**8 and given.at_once >= 1 and all(0 < each < 10**6 for each in times(given))):
-        parser.error("items are from 1 to 100000000, --at-once is 1 or more, and seconds are more than 0")
+    if not (1 <= given.items <= MAX_ITEMS and given.at_once >= 1 and all(0 < each < 10**6 for each in times(given))):
+        parser.error(
+            f"items are from 1 to {MAX_ITEMS}, --at-once is 1 or more, and seconds are more than 0, less than a million"
+        )
     plan = Plan(shard=1, in_flight=1, workers=1, **vars(given))
     print(
         f"{given.items:,} items of {given.seconds:g} s, {given.at_once} at once in a worker",

@@ -1,8 +1,11 @@
 """The client as a command, and HTTP servers that do what a real one does on a bad day."""
 
+import asyncio
+import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from endpoint.client import Client
 from tests.conftest import PROJECT, off_runpod
 
 KEY = "rpa_NOBODYS"
@@ -26,12 +30,17 @@ class Request:
 
 @dataclass
 class Answer:
-    """What a server sends; of the body the first ``sent`` bytes, and then it hangs up, unless that is None."""
+    """What a server sends.
+
+    Of the body the first ``sent`` bytes, and then it hangs up, unless that is None; or again and again until the other
+    side hangs up, with a pause of ``drip`` seconds, unless that is None.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     sent: int | None = None
+    drip: float | None = None
 
 
 @contextmanager
@@ -46,9 +55,16 @@ def serve_http(answer: Callable[[Request], Answer]) -> Iterator[str]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             answered = answer(Request(self.command, self.path, headers, body))
             self.send_response(answered.status)
-            for name, value in {**answered.headers, "Content-Length": str(len(answered.body))}.items():
+            length = {} if answered.drip is not None else {"Content-Length": str(len(answered.body))}
+            for name, value in {**answered.headers, **length}.items():
                 self.send_header(name, value)
             self.end_headers()
+            while answered.drip is not None:
+                try:
+                    self.wfile.write(answered.body)
+                except OSError:
+                    return
+                time.sleep(answered.drip)
             self.wfile.write(answered.body[: answered.sent])
             self.close_connection = self.close_connection or answered.sent is not None
 
@@ -101,3 +117,19 @@ def client(base_url: str, *arguments: str, given: bytes = b"") -> "subprocess.Co
         assert b"Traceback" not in output
         assert KEY.encode() not in output
     return finished
+
+
+def call(base_url: str, operation: Callable[[Client], Any]) -> Any:
+    async def scenario() -> Any:
+        async with Client("local", api_key=KEY, base_url=base_url) as caller:
+            return await operation(caller)
+
+    return asyncio.run(scenario())
+
+
+def job_of(*items: Any) -> bytes:
+    return json.dumps({"input": {"items": items}}).encode()
+
+
+def lines(output: bytes) -> list[Any]:
+    return [json.loads(line) for line in output.splitlines()]

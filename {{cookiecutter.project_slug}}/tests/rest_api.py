@@ -113,7 +113,7 @@ class Account:
     def __enter__(self) -> Self:
         app = FastAPI()
         app.add_api_route("/v2/serverless", self._serve, methods=["GET", "POST"])
-        app.add_api_route("/v2/serverless/{endpoint_id}", self._serve, methods=["PATCH"])
+        app.add_api_route("/v2/serverless/{endpoint_id}", self._serve, methods=["PATCH", "DELETE"])
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not, for a socket made like this
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -165,6 +165,9 @@ class Account:
             return problem(401, "missing bearer token")
         if request.method == "GET":
             return JSONResponse({"endpoints": [shown(endpoint) for endpoint in self.endpoints]})
+        if request.method == "DELETE":
+            self.endpoints[:] = [each for each in self.endpoints if each["id"] != request.path_params["endpoint_id"]]
+            return Response(status_code=204)
         rules = CREATE if request.method == "POST" else UPDATE
         if errors := [f"{error.json_path}: {error.message}" for error in rules.iter_errors(body)]:
             return problem(422, "Request validation failed.", errors)

@@ -1,23 +1,29 @@
 """The client gives back what the worker made, each envelope once and in order, or a sentence that says why not."""
 
 import asyncio
+import gzip
 import json
 import os
 import signal
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from endpoint.client import CallFailed, Client, Envelope, JobFailed, api
-from endpoint.client.client import Job
+from endpoint.client import CallFailed, Client, Envelope, JobFailed, http
+from endpoint.client.job import Job
 from endpoint.local import LocalEndpoint
-from tests.calling import KEY, Answer, Request, client, command, environment, proxy, serve_http
+from tests.calling import KEY, Answer, Request, call, client, command, environment, job_of, lines, proxy, serve_http
 from tests.conftest import PROJECT, Caller, Serve
 
 STORING = """
@@ -63,24 +69,8 @@ def storing(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield endpoint.base_url
 
 
-def job_of(*items: Any) -> bytes:
-    return json.dumps({"input": {"items": items}}).encode()
-
-
-def lines(output: bytes) -> list[Any]:
-    return [json.loads(line) for line in output.splitlines()]
-
-
 def envelopes_of(items: list[Any]) -> list[Any]:
     return [{"index": index, "success": True, "result": item} for index, item in enumerate(items)]
-
-
-def call(base_url: str, operation: Callable[[Client], Any]) -> Any:
-    async def scenario() -> Any:
-        async with Client("local", api_key=KEY, base_url=base_url) as caller:
-            return await operation(caller)
-
-    return asyncio.run(scenario())
 
 
 async def collect(caller: Client, job: Job) -> list[Envelope]:
@@ -185,6 +175,72 @@ def test_a_result_that_the_bucket_does_not_give_is_its_items_failure(storing: st
     assert "403" in gone["failure"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:///etc/passwd", "missing an 'http://' or 'https://' protocol"),
+        ("data:application/json,1", "missing an 'http://' or 'https://' protocol"),
+        ("//127.0.0.1/result", "missing an 'http://' or 'https://' protocol"),
+        ("http://127.0.0.1:99999999/", "its address is none"),
+        ("http://xn--/", "its address is none"),
+        ("http://[::1", "Invalid port"),
+    ],
+)
+def test_a_result_is_fetched_from_the_web_only_and_else_it_is_a_sentence(url: str, reason: str) -> None:
+    stored = {"index": 0, "success": True, "result_url": url, "bytes": 1}
+    body = json.dumps({"id": "a", "status": "COMPLETED", "output": [stored]}).encode()
+    with serve_http(lambda _: Answer(200, body)) as address:
+        [envelope] = call(address, lambda caller: caller.runsync({"input": {"items": [1]}}))
+    assert envelope["failure"]["type"] == "ResultUnavailable"
+    assert envelope["failure"]["message"].startswith("The result is in a bucket, which did not give it. ")
+    assert reason in envelope["failure"]["message"]
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(http, "MAX_ANSWER", 1_000_000)
+    endless = Answer(status, b"1" * 1_000, drip=0.0)
+    with serve_http(lambda _: endless) as address, pytest.raises(CallFailed, match=r"than 1000000 bytes|answered 404"):
+        call(address, lambda caller: caller.submit({"input": {}}))
+
+
+@pytest.mark.parametrize(("location", "reason"), [("/", "answered 302"), ("ftp://127.0.0.1/x", "protocol")])
+def test_a_redirection_leads_to_another_web_address_or_nowhere(location: str, reason: str) -> None:
+    """Its own body, which has no end here, is not read."""
+    endless = Answer(302, b"1" * 1_000, {"Location": location}, drip=0.0)
+    with serve_http(lambda _: endless) as address, pytest.raises(CallFailed, match=reason):
+        asyncio.run(fetch(address))
+
+
+async def fetch(url: str) -> Any:
+    bucket = http.Http(httpx.AsyncClient(), redirects=2)
+    try:
+        return await bucket.json("GET", url)
+    finally:
+        await bucket.close()
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(http, "GRACE", 0.2)
+    monkeypatch.setattr(http, "ATTEMPTS", 2)
+    dripping = Answer(status, b"1", drip=0.01)
+    with serve_http(lambda _: dripping) as address, pytest.raises(CallFailed, match="it takes too long"):
+        call(address, lambda caller: caller.submit({"input": {}}))
+
+
+def test_a_compressed_answer_is_read_unless_nobody_asked_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
+    body = b'{"id": "a", "status": "IN_QUEUE"}'
+    kinds = {"gzip": gzip.compress(body), "deflate": zlib.compress(body)}
+    with serve_http(
+        lambda asked: Answer(200, kinds[asked.path.split("/")[1]], {"Content-Encoding": asked.path.split("/")[1]})
+    ) as address:
+        assert call(f"{address}/gzip", lambda caller: caller.submit({"input": {}})) == "a"
+        with pytest.raises(CallFailed, match="compressed in a way that was not asked for"):
+            call(f"{address}/deflate", lambda caller: caller.submit({"input": {}}))
+
+
 def test_the_key_does_not_follow_a_redirect_to_another_host() -> None:
     received: list[Request] = []
 
@@ -235,7 +291,7 @@ def test_the_key_does_not_follow_a_redirect_to_another_host() -> None:
 def test_whatever_an_endpoint_answers_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, answer: Answer, sentence: str
 ) -> None:
-    monkeypatch.setattr(api, "ATTEMPTS", 1)
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
     with serve_http(lambda _: answer) as address, pytest.raises(CallFailed, match=sentence) as refused:
         call(address, lambda caller: caller.runsync({"input": {"items": [1]}}))
     assert str(refused.value).isprintable()
@@ -248,6 +304,113 @@ def test_an_aggregate_without_one_envelope_for_each_item_is_not_taken(indices: l
     body = json.dumps({"id": "a", "status": "COMPLETED", "output": output, "stream": []}).encode()
     with serve_http(lambda _: Answer(200, body)) as address, pytest.raises(CallFailed, match="one envelope for each"):
         call(address, lambda caller: caller.run({"input": {"items": [1, 2]}}))
+
+
+@pytest.mark.parametrize("index", [2, 10**30])
+def test_an_envelope_too_many_is_a_sentence(index: int) -> None:
+    chunk = {"output": {"index": index, "success": True, "result": None}}
+    body = json.dumps({"id": "a", "status": "IN_PROGRESS", "stream": [chunk]}).encode()
+    with serve_http(lambda _: Answer(200, body)) as address, pytest.raises(CallFailed, match="that it does not have"):
+        call(address, lambda caller: caller.run({"input": {"items": [1, 2]}}))
+
+
+def test_a_job_may_be_a_slice_of_a_longer_list() -> None:
+    output = [{"index": index, "success": True, "result": index} for index in (400, 401)]
+    body = json.dumps({"id": "a", "status": "COMPLETED", "output": output, "stream": [{"output": output[0]}]}).encode()
+    job = {"input": {"items": [1, 2], "first_index": 400}}
+    with serve_http(lambda _: Answer(200, body)) as address:
+        assert call(address, lambda caller: caller.run(job)) == output
+        assert call(address, lambda caller: caller.runsync(job)) == output
+
+
+GROWING = """
+import worker.intake.before_sdk, runpod
+def handler(job):
+    for index, fifo in enumerate(job["input"]["items"]):
+        yield {"index": index, "parts": ["a"]} if index else [{"index": index, "parts": ["a"]}]
+        open(fifo).read()
+        yield {"index": index, "parts": ["b", {"c": 1}]}
+        yield {"index": index, "success": True, "result": "whole"}
+runpod.serverless.start({"handler": handler, "return_aggregate_stream": True})
+"""
+"""A worker whose items wait for a pipe between their first part and the second."""
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with (
+        (tmp_path_factory.mktemp("growing") / "worker.log").open("wb") as log,
+        LocalEndpoint([sys.executable, "-u", "-c", GROWING], log=log) as endpoint,
+    ):
+        yield endpoint.base_url
+
+
+GROWN = [
+    [
+        {"index": index, "parts": ["a"]},
+        {"index": index, "parts": ["b", {"c": 1}]},
+        {"index": index, "success": True, "result": "whole"},
+    ]
+    for index in (0, 1)
+]
+"""What comes of two items of ``growing``."""
+
+
+def by_item(printed: bytes) -> list[Any]:
+    """What was printed, one item's after the other's: how they mix is not promised."""
+    return sorted(lines(printed), key=lambda each: int(each["index"]))
+
+
+def test_parts_arrive_while_their_item_runs(growing: str, fifo: Path) -> None:
+    async def follow(caller: Client) -> list[Any]:
+        arrived = []
+        async with aclosing(caller.stream({"input": {"items": [str(fifo)]}}, parts=True)) as arriving:
+            async for each in arriving:
+                arrived.append(each)
+                if len(arrived) == 1:
+                    await asyncio.to_thread(fifo.write_text, "go on")
+        return arrived
+
+    assert call(growing, follow) == GROWN[0]
+
+
+def test_who_does_not_ask_for_parts_gets_envelopes_only(growing: str, tmp_path: Path) -> None:
+    job = {"input": {"items": ["/dev/null"] * 2}}
+    envelopes = [GROWN[0][2], GROWN[1][2]]
+    assert call(growing, lambda caller: caller.run(job)) == envelopes
+    assert call(growing, lambda caller: caller.runsync(job)) == envelopes
+    assert call(growing, lambda caller: collect(caller, job)) == envelopes
+    out = tmp_path / "out"
+    assert client(growing, "map", "-", "--out", str(out), given=b'"/dev/null"\n' * 2).returncode == 0
+    assert lines(out.read_bytes()) == envelopes
+
+
+def test_the_command_prints_parts_where_it_is_told_to_or_on_a_terminal(growing: str) -> None:
+    given = job_of("/dev/null", "/dev/null")
+    assert lines(client(growing, "stream", "-", given=given).stdout) == [GROWN[0][2], GROWN[1][2]]
+    assert by_item(client(growing, "stream", "--parts", "-", given=given).stdout) == GROWN[0] + GROWN[1]
+    terminal, shown = os.openpty()
+    with subprocess.Popen(
+        command("stream", "-"), cwd=PROJECT, env=environment(growing), stdin=subprocess.PIPE, stdout=shown
+    ) as process:
+        os.close(shown)
+        process.communicate(given, timeout=30)
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        assert by_item(screen.read(10_000)) == GROWN[0] + GROWN[1]
+
+
+def test_what_a_worker_streams_again_after_an_items_envelope_is_not_yielded_again() -> None:
+    stream = [{"output": each} for each in (*GROWN[0], *GROWN[0], *GROWN[1])]
+    output = [GROWN[0][2], GROWN[1][2]]
+    body = json.dumps({"id": "a", "status": "COMPLETED", "output": output, "stream": stream}).encode()
+
+    async def follow(caller: Client) -> list[Any]:
+        return [each async for each in caller.stream({"input": {"items": [1, 2]}}, parts=True)]
+
+    with serve_http(lambda _: Answer(200, body)) as address:
+        arrived = call(address, follow)
+    assert [each for each in arrived if each["index"] == 0] == GROWN[0]
+    assert [each for each in arrived if each["index"] == 1] == GROWN[1]
 
 
 def test_a_stream_that_repeats_itself_still_ends() -> None:
@@ -361,3 +524,34 @@ def test_a_bad_argument_is_a_sentence(arguments: list[str], sentence: bytes) -> 
     finished = client("http://127.0.0.1:1/v2", *arguments)
     assert (finished.returncode, finished.stdout) == (2, b"")
     assert sentence in finished.stderr
+
+
+def test_what_requirements_client_names_is_all_that_it_needs(echo: Caller, tmp_path: Path) -> None:
+    """Python without its packages, but for those in the file and what they need."""
+    wanted = [
+        Requirement(line)
+        for line in (PROJECT / "requirements-client.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    linked = set[str]()
+    while wanted:
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        if name in linked or not (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            continue
+        linked.add(name)
+        package = distribution(name)
+        assert package.version in requirement.specifier
+        wanted += map(Requirement, package.requires or ())
+        for top in {file.parts[0] for file in package.files or () if file.parts[0] != ".."}:
+            if not (tmp_path / top).exists():
+                (tmp_path / top).symlink_to(str(package.locate_file(top)))
+    finished = subprocess.run(
+        [sys.executable, "-S", "-m", "endpoint.client", "run", "-"],
+        input=job_of(1),
+        cwd=PROJECT,
+        env=environment(echo.endpoint.base_url) | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (finished.returncode, lines(finished.stdout), finished.stderr) == (0, envelopes_of([1]), b"")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import stamina
@@ -17,10 +18,11 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoint import project, rest
-from endpoint.deploy import change, creation, main
-from endpoint.deploy_options import read_options
-from endpoint.rest import Endpoint, Refused
+from endpoint.deploy import project, rest
+from endpoint.deploy.__main__ import main
+from endpoint.deploy.bodies import change, creation
+from endpoint.deploy.options import read_options
+from endpoint.deploy.rest import Endpoint, Refused
 from tests.conftest import PROJECT
 from tests.rest_api import CREATE, KEY, UPDATE, Account, Fault, lost_half_way, problem
 
@@ -93,7 +95,7 @@ def test_the_first_deploy_creates_an_endpoint_and_says_how_to_call_it(account: A
         "Endpoint   ep0\n"
         "Call it    RUNPOD_ENDPOINT_ID=ep0 python -m endpoint.client runsync test_input.json\n"
     )
-    assert account.requests[1:] == [
+    assert account.requests[1:2] == [
         (
             "POST",
             {
@@ -458,6 +460,21 @@ def test_an_answer_that_is_not_the_apis_is_a_sentence(account: Account, deploy: 
     assert said.err.endswith(": check RUNPOD_API_BASE_URL.\n")
 
 
+def endless() -> Iterator[bytes]:
+    while True:
+        yield b" " * 10_000
+
+
+def test_an_answer_without_an_end_is_a_sentence(
+    account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "LARGEST", 100_000)
+    account.faults[:] = [Fault("GET", StreamingResponse(endless())) for _ in range(rest.TRIES)]
+    said = deploy()
+    assert said.status == 1
+    assert said.err.splitlines()[-1].endswith("(its answer has no end): run the command again in a while.")
+
+
 @pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "https://", "http://127.0.0.1:port"])
 def test_an_address_that_is_none_is_a_sentence(deploy: Deploy, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("RUNPOD_API_BASE_URL", url)
@@ -487,7 +504,7 @@ def test_an_endpoint_whose_creation_was_not_answered_is_found_by_its_name(
     monkeypatch.setattr(rest, "SECONDS", 0.5)
     account.faults[:] = [Fault("POST", answer, carried_out=True)]
     assert deploy().out.startswith(f"Created    my-worker: {IMAGE}\nEndpoint   ep0\n")
-    assert [method for method, _ in account.requests] == ["GET", "POST", "GET"]
+    assert [method for method, _ in account.requests] == ["GET", "POST", "GET", "GET"]
     assert len(account.endpoints) == 1
 
 
@@ -561,6 +578,79 @@ def test_a_key_that_cannot_be_one_is_not_sent(
     assert said.err.startswith("RUNPOD_API_KEY is not an API key: make one at https://")
     assert key not in said.err
     assert account.requests == []
+
+
+SECRET = 'Pass"wörd\nof several lines, and long enough to be cut'
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        SECRET,
+        json.dumps({"env": {"SECRET": SECRET}}),
+        json.dumps({"env": {"SECRET": SECRET}}, ensure_ascii=False),
+        repr({"SECRET": SECRET}),
+        f"SECRET={SECRET[:30]}… is too long",
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_an_error_that_quotes_the_request_shows_no_value_that_nobody_typed(
+    account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch, quoted: str, method: str
+) -> None:
+    monkeypatch.setenv("SECRET", SECRET)
+    arguments = ["--env", "SECRET"]
+    if method == "PATCH":
+        account.holds("my-worker", env={"OTHER": SECRET})
+        arguments = ["--env", "NEW=1"]
+    account.faults[:] = [Fault(method, problem(422, f"refused: {quoted}", [quoted]))]
+    said = deploy(*arguments)
+    assert said.err.startswith("Runpod answered 422 (refused: ")
+    assert "***" in said.err
+    for piece in ("Pass", "rd\\nof", "several", "lines", "long enough"):
+        assert piece not in said.err
+
+
+def test_values_that_are_not_shown_are_not_written_back(account: Account, deploy: Deploy) -> None:
+    for number, mask in enumerate(["***", "sk-*****9f", "••••••••", "<redacted>", "XXXX"]):
+        endpoint = account.holds(f"worker-{number}", env={"KEPT": "1", "TOKEN": mask})
+        said = deploy("--name", f"worker-{number}", "--env", "NEW=1")
+        assert said.err == (
+            "Runpod does not show the values of TOKEN, and an update replaces all: give them as well.\n"
+        )
+        assert endpoint["env"] == {"KEPT": "1", "TOKEN": mask}
+        deploy("--name", f"worker-{number}", "--image", f"{IMAGE}:v2")
+        assert endpoint["env"] == {"KEPT": "1", "TOKEN": mask}
+        deploy("--name", f"worker-{number}", "--env", "TOKEN=known")
+        assert endpoint["env"] == {"KEPT": "1", "TOKEN": "known"}
+
+
+@pytest.mark.parametrize("endpoint_id", ["../pods/x", "a b?c#d", "é"])
+def test_an_endpoints_id_stays_within_its_path(account: Account, deploy: Deploy, endpoint_id: str) -> None:
+    account.holds("my-worker", id=endpoint_id)
+    deploy("--env", "A=1")
+    assert rest.Endpoint(id=endpoint_id, workers={}).path == f"/v2/serverless/{quote(endpoint_id, safe='')}"
+    assert [method for method, _ in account.requests] in (["GET", "PATCH"], ["GET"])
+
+
+def test_two_first_deployments_at_once_end_with_one_endpoint(account: Account, deploy: Deploy) -> None:
+    line = [sys.executable, "-m", "endpoint.deploy", "--name", "twice", "--cpu", "cpu3c", "--env", "A=1"]
+    env = {**os.environ, "RUNPOD_API_KEY": KEY, "RUNPOD_API_BASE_URL": account.url}
+    started = [subprocess.Popen(line, cwd=PROJECT, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=60)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0]
+    [endpoint] = account.endpoints
+    assert all(f"Endpoint   {endpoint['id']}\n" in each for each in said)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_of_two_endpoints_made_at_once_the_first_one_stays(account: Account, deploy: Deploy, before: bool) -> None:
+    account.holds("my-worker", id="theirs", createdAt="2026-06-01T11:59:59Z" if before else "2026-06-01T12:00:01Z")
+    account.faults[:] = [Fault("GET", JSONResponse({"endpoints": []}))]  # as it was a moment ago
+    said = deploy("--env", "A=1")
+    ids = [endpoint["id"] for endpoint in account.endpoints]
+    assert ids == (["theirs"] if before else ["theirs", "ep1"])
+    assert said.out.startswith("Updated" if before else "Created")
+    assert account.endpoints[-1]["env"] == {"A": "1"}
 
 
 def test_the_command_runs_as_a_module(account: Account) -> None:

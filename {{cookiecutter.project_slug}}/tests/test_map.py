@@ -159,8 +159,7 @@ def test_killed_three_times_at_random_it_has_each_item_once_and_in_order(echo: C
     calls = Counter(trace.read_text().split())
     assert len(calls) == 3_000
     assert calls.total() <= 3_000 + 3 * 8 * 50
-    again = client(echo.endpoint.base_url, *arguments)
-    assert again.stdout.startswith(b"3000 items, 0 failed, 0 jobs, ")
+    assert not journal.exists()
 
 
 def test_a_worker_killed_in_a_shard_costs_nothing(serve: Serve, out: Path, fifo: Path) -> None:
@@ -190,6 +189,16 @@ def test_results_that_do_not_fit_into_a_response_are_asked_for_in_smaller_shards
     assert [envelope["index"] for envelope in results] == list(range(61))
     assert results[30]["failure"]["type"] == "OutputTooLarge"
     assert all(envelope["result"] == "x" * 3_000 for envelope in results if envelope["index"] != 30)
+
+
+def test_items_that_are_too_large_by_themselves_cost_a_job_each(serve: Serve, out: Path) -> None:
+    caller = serve("hostile", JOB_CONCURRENCY="16", MAX_OUTPUT_BYTES="20000")
+    large = {*range(0, 400, 50), 399, 398}
+    items = write_items(out.parent, [{"bytes": 30_000} if index in large else index for index in range(400)])
+    summary = mapped(caller.endpoint.base_url, items, out, shard=20)
+    assert (summary.items, summary.failed) == (400, 10)
+    assert summary.jobs <= 20 + 10
+    assert {envelope["index"] for envelope in read(out) if not envelope["success"]} == large
 
 
 def test_a_result_that_cannot_be_fetched_is_asked_for_three_times(echo: Caller, out: Path) -> None:
@@ -271,15 +280,34 @@ def test_an_interrupt_cancels_what_is_in_flight_and_says_how_to_go_on(echo: Call
 
 def test_what_is_of_something_else_is_not_overwritten(echo: Caller, out: Path) -> None:
     items = write_items(out.parent, [1, 2])
-    mapped(echo.endpoint.base_url, items, out)
+    mapped(echo.endpoint.base_url, items, out, keep_journal=True)
     kept = out.read_bytes()
+    assert mapped(echo.endpoint.base_url, items, out, keep_journal=True).jobs == 0
     for other, job in ((items, {"option": 1}), (write_items(out.with_name("others"), [1, 3]), {})):
-        with pytest.raises(CallFailed, match=r"is of other items or another job: choose another --out, or remove it\."):
+        with pytest.raises(CallFailed, match=r"is of other items, another job or other --files: choose"):
             mapped(echo.endpoint.base_url, other, out, job={"input": job})
     out.with_name("results.jsonl.journal").unlink()
     with pytest.raises(CallFailed, match="exists, and has no journal to go on from"):
         mapped(echo.endpoint.base_url, items, out)
     assert out.read_bytes() == kept
+
+
+@pytest.mark.parametrize("harm", [b"\xff", b"\n", b"}"], ids=["not UTF-8", "split", "not JSON"])
+def test_a_damaged_journal_keeps_what_is_whole_and_says_what_is_not(echo: Caller, out: Path, harm: bytes) -> None:
+    trace = out.with_name("trace")
+    items = write_items(out.parent, [{"log": str(trace), "item": number} for number in range(100)])
+    mapped(echo.endpoint.base_url, items, out, shard=50, keep_journal=True)
+    out.unlink()
+    journal = out.with_name("results.jsonl.journal")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    hurt = next(number for number, line in enumerate(lines) if b'"index": 30,' in line)
+    lines[hurt] = lines[hurt][:5] + harm + lines[hurt][6:]
+    journal.write_bytes(b"".join(lines))
+    finished = client(echo.endpoint.base_url, "map", str(items), "--out", str(out))
+    assert finished.returncode == 0
+    assert b"could not be read" in finished.stderr
+    assert read(out) == envelopes_of(list(range(100)))
+    assert len(trace.read_text().split()) == 100  # the endpoint still has the job
 
 
 def test_two_at_once_do_not_write_the_same_output(out: Path) -> None:
@@ -340,7 +368,7 @@ def test_every_item_is_in_one_shard_in_order_and_under_both_limits(
             "policy": {"ttl": 1},
             "input": {**options, "items": [int(items[index]) for index in shard]},
         }
-        used = len(body) - (MAX_BODY - frame.room)
+        used = len(body) - len(frame.body([]))
         assert used <= room
         assert len(shard) <= most
         assert not following or len(shard) == most or used + 1 + sizes[following[0]] > room

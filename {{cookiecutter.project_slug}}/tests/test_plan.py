@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,8 +62,26 @@ def test_the_command_prints_its_tables() -> None:
     assert printed.count("workers at most") == 2
 
 
-def test_a_plan_that_cannot_be_is_refused_in_a_sentence() -> None:
-    line = [sys.executable, "-m", "endpoint.plan", "--seconds", "0"]
+@pytest.mark.parametrize(
+    "absurd",
+    [
+        ["--seconds", "0"],
+        ["--seconds", "nan"],
+        ["--cold-start", "inf"],
+        ["--idle-timeout", "1000000"],
+        ["--items", "5000001"],
+        ["--items", "-1"],
+        ["--at-once", "0"],
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_in_a_sentence(absurd: list[str]) -> None:
+    line = [sys.executable, "-m", "endpoint.plan", *absurd]
     refused = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True)
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("python -m endpoint.plan: error: items are from 1 to")
+
+
+def test_a_plan_that_asks_for_a_worker_at_every_moment_is_made_as_soon() -> None:
+    """A delay of almost nothing, jobs that take days, and workers that take as long to start."""
+    plan = Plan(items=100, seconds=9e5, at_once=1, shard=1, in_flight=64, workers=32, cold_start=9e5, queue_delay=1e-9)
+    assert Simulation(plan).run().workers == 32

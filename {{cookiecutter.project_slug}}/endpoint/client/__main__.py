@@ -8,21 +8,33 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import stamina.instrumentation
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from endpoint.client.api import CallFailed
-from endpoint.client.client import Client, Job, item_count
-from endpoint.client.envelopes import Envelope, encode, parse
-from endpoint.client.map import map_file
+from endpoint.client.arguments import parser
+from endpoint.client.client import Client
+from endpoint.client.envelopes import Envelope, Parts, encode, is_envelope, parse
+from endpoint.client.files import shortened
+from endpoint.client.http import CallFailed
+from endpoint.client.job import Job, item_count
+from endpoint.client.map import cancel_batches, map_file
 
 SUCCESS, SOME_FAILED, CALL_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
-Show = Callable[[int, int | None], None]
+Show = Callable[[int, int | None, str], None]
 
 
 def main() -> None:
@@ -31,7 +43,7 @@ def main() -> None:
     Exit status 0: all items succeeded; 1: some failed; 2: the job or the call failed, with a sentence that says why;
     130 and 141, as a shell would say it: interrupted, and whoever read the results has left.
     """
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
     stamina.instrumentation.set_on_retry_hooks(())  # by default, every retry is written to standard error
     status = CALL_FAILED
     try:
@@ -44,10 +56,18 @@ def main() -> None:
     except OSError as error:
         print(f"{error.filename or 'Could not write'}: {error.strerror}.", file=sys.stderr)
     except KeyboardInterrupt:
-        going_on = " Start again, and it goes on." if arguments.command == "map" else ""
-        print(f"Interrupted: what was in flight has been cancelled.{going_on}", file=sys.stderr)
+        print(f"Interrupted: {_left_behind(arguments)}", file=sys.stderr)
         status = INTERRUPTED
     sys.exit(status)
+
+
+def _left_behind(arguments: argparse.Namespace) -> str:
+    """Say what becomes of what an interrupt has left."""
+    if arguments.command != "map":
+        return "what was in flight has been cancelled."
+    if arguments.batch:
+        return "its batches go on. The same command comes back for their results; with --cancel, it cancels them."
+    return "what was in flight has been cancelled. Start again, and it goes on."
 
 
 async def _call(arguments: argparse.Namespace) -> int:
@@ -58,63 +78,92 @@ async def _call(arguments: argparse.Namespace) -> int:
     done = failed = 0
     async with Client(arguments.endpoint) as client:
         with _progress(sys.stderr.isatty() and not (streaming and sys.stdout.isatty())) as show:
-            show(0, item_count(job))
-            async with aclosing(_envelopes(client, job, arguments.command)) as envelopes:
-                async for envelope in envelopes:
+            show(0, item_count(job), "")
+            async with aclosing(_arriving(client, job, arguments)) as arriving:
+                async for each in arriving:
+                    if not is_envelope(each):
+                        _print(each)
+                        continue
                     done += 1
-                    failed += not envelope["success"]
+                    failed += not each["success"]
                     if streaming:
-                        _print(envelope)
+                        _print(each)
                     else:
-                        kept.append(envelope)
-                    show(done, item_count(job))
+                        kept.append(each)
+                    show(done, item_count(job), "")
     for envelope in kept:
         _print(envelope)
     return SOME_FAILED if failed else SUCCESS
 
 
-async def _envelopes(client: Client, job: Job, command: str) -> AsyncGenerator[Envelope, None]:
-    if command == "runsync":
-        for envelope in await client.runsync(job):
+async def _arriving(client: Client, job: Job, arguments: argparse.Namespace) -> AsyncGenerator[Envelope | Parts, None]:
+    then = partial(client.save_files, folder=arguments.files) if arguments.files else None
+    if arguments.command == "runsync":
+        for envelope in await client.runsync(job, then=then):
             yield envelope
         return
-    async with aclosing(client.stream(job)) as envelopes:
-        async for envelope in envelopes:
-            yield envelope
+    parts = arguments.command == "stream" and (arguments.parts or sys.stdout.isatty())
+    async with aclosing(client.stream(job, parts=parts, then=then)) as arriving:
+        async for each in arriving:
+            yield each
 
 
 async def _map(arguments: argparse.Namespace) -> int:
     job = _read_job(arguments.job) if arguments.job else {"input": {}}
+    out = Path(arguments.out)
     async with Client(arguments.endpoint) as client:
         with _opened(arguments.items) as items, _progress(sys.stderr.isatty()) as show:
+            if arguments.cancel:
+                cancelled = await cancel_batches(client, items, out, job=job, files=arguments.files)
+                print(
+                    f"Batches cancelled: {cancelled}. Without --cancel, the command goes on with what they have done."
+                )
+                return SUCCESS
             summary = await map_file(
                 client,
                 items,
-                Path(arguments.out),
+                out,
                 job=job,
                 shard=arguments.shard,
                 in_flight=arguments.in_flight,
+                batch=arguments.batch,
+                patience=arguments.patience,
+                files=arguments.files,
+                keep_journal=arguments.keep_journal,
                 progress=show,
             )
+    if summary.damaged:
+        said = (
+            f"Lines of the journal that could not be read: {summary.damaged}. What they held has been asked for again."
+        )
+        print(said, file=sys.stderr)
     print(
         f"{summary.items} items, {summary.failed} failed, {summary.jobs} jobs, {summary.seconds:.1f} s: {arguments.out}"
     )
     return SOME_FAILED if summary.failed else SUCCESS
 
 
-def _print(envelope: Envelope) -> None:
-    sys.stdout.buffer.write(encode(envelope) + b"\n")
+def _print(each: Envelope | Parts) -> None:
+    shown = shortened(each) if is_envelope(each) and sys.stdout.isatty() else each
+    sys.stdout.buffer.write(encode(shown) + b"\n")
     sys.stdout.buffer.flush()
 
 
 @contextmanager
 def _progress(shown: bool) -> Iterator[Show]:
     """Show a bar on standard error that the yielded function moves: to so many items done, of so many."""
-    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), "items", TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), "items", TextColumn("{task.description}"))
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not shown, redirect_stdout=False, redirect_stderr=False) as bar:
+    with Progress(
+        *columns, *times, console=console, disable=not shown, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, items: bar.update(task, completed=done, total=items)
+
+        def show(done: int, items: int | None, note: str) -> None:
+            bar.update(task, completed=done, total=items, description=note or None)
+
+        yield show
 
 
 @contextmanager
@@ -139,40 +188,6 @@ def _read_job(name: str) -> Job:
     if not isinstance(job, dict) or "input" not in job:
         raise CallFailed(f'The job in {name} should be an object with an input: {{"input": {{"items": […]}}}}.')
     return job
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m endpoint.client",
-        description="Call an endpoint: RUNPOD_ENDPOINT_ID with RUNPOD_API_KEY, at RUNPOD_ENDPOINT_BASE_URL.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, what in (
-        ("run", "run one job with /run and print its envelopes once it has ended"),
-        ("runsync", "run one job with /runsync and print its envelopes"),
-        ("stream", "run one job with /run and print each envelope as it is ready"),
-    ):
-        command = commands.add_parser(name, help=what, description=what)
-        command.add_argument("file", metavar="FILE.json", help='a job, {"input": {"items": […]}}; -: standard input')
-    what = "put a long list through many jobs; stopped anywhere, the same command goes on"
-    command = commands.add_parser("map", help=what, description=what)
-    command.add_argument("items", metavar="ITEMS.jsonl", help="one item a line, any JSON value; -: standard input")
-    command.add_argument("--out", required=True, metavar="RESULTS.jsonl", help="one envelope a line, in input order")
-    command.add_argument("--job", metavar="FILE.json", help="a job for everything but the items: options, policy")
-    command.add_argument("--shard", type=_count(10_000), default=200, help="items per job at most (default: 200)")
-    command.add_argument("--in-flight", type=_count(100), default=8, help="jobs to wait for at once (default: 8)")
-    for command in commands.choices.values():
-        command.add_argument("--endpoint", metavar="ID", help="the endpoint's id (default: RUNPOD_ENDPOINT_ID)")
-    return parser
-
-
-def _count(most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {most}")
-        return int(text)
-
-    return read
 
 
 if __name__ == "__main__":

@@ -1,17 +1,31 @@
 """One job at a time: submitted, followed, and every envelope of it handed over once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Literal, Self, overload
 from urllib.parse import quote
 
-from endpoint.client.api import Api, CallFailed, plain
-from endpoint.client.envelopes import Envelope, aggregate, encode, failure, flatten, is_envelope
+import httpx
 
-FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
-STATES = ("IN_QUEUE", "IN_PROGRESS", *FINAL)
-"""A job's states (Runpod docs, serverless/endpoints/job-states)."""
+from endpoint.client.api import Api
+from endpoint.client.batch import Batches
+from endpoint.client.envelopes import Envelope, Parts, encode, failure, is_envelope
+from endpoint.client.files import save
+from endpoint.client.http import CallFailed, Http
+from endpoint.client.job import (
+    FINAL,
+    Job,
+    JobFailed,
+    another_worker,
+    checked,
+    first_index,
+    item_count,
+    output,
+    streamed,
+)
+
 RUNSYNC_WAIT = 90.0
 """Seconds for which ``/runsync`` holds its answer back (Runpod docs, serverless/endpoints/operation-reference)."""
 LONGEST_PAUSE = 2.0
@@ -21,16 +35,8 @@ FETCHES = 8
 PATIENCE = 5.0
 """Seconds spent on cancelling a job that is no longer waited for."""
 
-Job = Mapping[str, Any]
-"""A request as the platform takes it: ``{"input": {"items": […], …}}``, and if need be a ``policy``."""
-
-
-class JobFailed(CallFailed):
-    """A job ended without its results. ``state`` is its last one, or ``LOST`` if the endpoint no longer knows it."""
-
-    def __init__(self, job_id: str, state: str, message: str) -> None:
-        super().__init__(f"Job {plain(job_id)} {state}: {plain(message)}.")
-        self.state = state
+Then = Callable[[Envelope], Awaitable[Envelope]]
+"""What is done with an envelope as it arrives, for some at once."""
 
 
 class Client:
@@ -51,33 +57,54 @@ class Client:
         self, endpoint_id: str | None = None, *, api_key: str | None = None, base_url: str | None = None
     ) -> None:
         self._api = Api(endpoint_id, api_key, base_url)
+        # Without the key: a stored result's address carries its own permission, and a bucket must not learn the key.
+        self._bucket = Http(httpx.AsyncClient(), redirects=5)
+        self.batches = Batches(self._api)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._api.close()
+        await self._bucket.close()
 
-    async def run(self, job: Job) -> list[Envelope]:
-        """Run ``job`` and return its envelopes, one for each item, in order."""
-        return [envelope async for envelope in self.stream(job)]
+    async def run(self, job: Job, *, then: Then | None = None) -> list[Envelope]:
+        """Run ``job`` and return its envelopes, one for each item, in order, and what ``then`` makes of each."""
+        return [envelope async for envelope in self.stream(job, then=then)]
 
-    async def runsync(self, job: Job) -> list[Envelope]:
+    async def runsync(self, job: Job, *, then: Then | None = None) -> list[Envelope]:
         """Run ``job`` with ``/runsync``, whose one answer has all envelopes if the job takes at most 90 s."""
-        state = _checked(await self._api.call("POST", "/runsync", encode(job), held=RUNSYNC_WAIT))
+        state = checked(await self._api.call("POST", "/runsync", encode(job), held=RUNSYNC_WAIT))
+        items, first = item_count(job), first_index(job)
         if state["status"] in FINAL:
-            return [envelope async for envelope in self._fetched(_output(state, item_count(job)))]
-        return [envelope async for envelope in self.results(state["id"], item_count(job))]
+            return [envelope async for envelope in self.fetched(output(state, items, first), then)]
+        return [envelope async for envelope in self.results(state["id"], items, first, then=then)]
 
-    async def stream(self, job: Job) -> AsyncGenerator[Envelope, None]:
-        """Run ``job`` and yield its envelopes in order, each as soon as it is ready."""
-        async with aclosing(self.results(await self.submit(job), item_count(job))) as envelopes:
-            async for envelope in envelopes:
-                yield envelope
+    @overload
+    def stream(
+        self, job: Job, *, parts: Literal[False] = False, then: Then | None = None
+    ) -> AsyncGenerator[Envelope, None]: ...
+
+    @overload
+    def stream(self, job: Job, *, parts: bool, then: Then | None = None) -> AsyncGenerator[Envelope | Parts, None]: ...
+
+    async def stream(
+        self, job: Job, *, parts: bool = False, then: Then | None = None
+    ) -> AsyncGenerator[Envelope | Parts, None]:
+        """Run ``job`` and yield its envelopes in order, each as soon as it is ready.
+
+        With ``parts``, also what items yield while they run, as it arrives: an item's parts in order and before its
+        envelope, in which they are again. If its worker dies, an item and its parts begin anew.
+        """
+        arriving = self._arriving(await self.submit(job), item_count(job), first_index(job), then)
+        async with aclosing(arriving):
+            async for each in arriving:
+                if parts or is_envelope(each):
+                    yield each
 
     async def submit(self, job: Job | bytes) -> str:
         """Queue ``job``, or the body of one, and return its id. Results are kept for 30 minutes after its end."""
-        return str(_checked(await self._api.call("POST", "/run", job if isinstance(job, bytes) else encode(job)))["id"])
+        return str(checked(await self._api.call("POST", "/run", job if isinstance(job, bytes) else encode(job)))["id"])
 
     async def status(self, job_id: str) -> dict[str, Any]:
         """Return what ``/status`` answers: ``status``, and at the end ``output`` or ``error``."""
@@ -87,34 +114,66 @@ class Client:
         """Stop a job wherever it is."""
         await self._ask("POST", "cancel", job_id)
 
-    async def results(self, job_id: str, items: int | None = None) -> AsyncGenerator[Envelope, None]:
-        """Yield the envelopes of a job in order, each once and as soon as it is ready.
+    async def save_files(self, envelope: Envelope, folder: Path) -> Envelope:
+        """Write the files of ``envelope`` to ``folder``, and return it with a ``path`` in place of their data or URL.
+
+        ``INDEX-N.EXT`` is the item's file number N. One that cannot be had makes it a failure ``ResultUnavailable``.
+        Raises ``OSError`` if one cannot be written.
+        """
+        return await save(envelope, Path(folder), self._bucket)
+
+    async def results(
+        self, job_id: str, items: int | None = None, first: int = 0, *, then: Then | None = None
+    ) -> AsyncGenerator[Envelope, None]:
+        """Yield the envelopes of a job in order, each once and as soon as it is ready, and what ``then`` makes of it.
+
+        ``items`` is how many the job has, if known: it spares asking for the aggregate where the stream had them all.
+        ``first`` is the index of the first one.
+        """
+        arriving = self._arriving(job_id, items, first, then)
+        async with aclosing(arriving):
+            async for each in arriving:
+                if is_envelope(each):
+                    yield each
+
+    async def _arriving(
+        self, job_id: str, items: int | None, first: int, then: Then | None
+    ) -> AsyncGenerator[Envelope | Parts, None]:
+        """Yield what comes of a job: envelopes in order, and between them parts as they come.
 
         ``/stream`` hands out each chunk once: what a broken connection took with it, what was too large to be
         streamed, or what was handed out before, is taken from the aggregate when the job has ended. A job that starts
-        anew after its worker died streams everything again; what is known is not yielded twice. ``items`` is how many
-        the job has, if known: it spares asking for the aggregate where the stream had them all.
+        anew after its worker died streams everything again; of an item whose envelope is known, nothing comes twice.
         """
-        given, early, status, pause = 0, dict[int, Envelope](), "", 0.0
+        given, early, status, pause = first, dict[int, Envelope](), "", 0.0
         try:
             while True:
                 state = await self._ask("GET", "stream", job_id)
-                status = state["status"]
-                for envelope in _streamed(state):
-                    if envelope["index"] >= given:
-                        early.setdefault(envelope["index"], envelope)
+                status, news = state["status"], False
+                for each in streamed(state):
+                    if items is not None and each["index"] >= first + items:
+                        raise another_worker(job_id, "it streamed something for an item that it does not have")
+                    if each["index"] < given or each["index"] in early:
+                        continue
+                    news = True
+                    if is_envelope(each):
+                        early[each["index"]] = each
+                    else:
+                        yield each
                 ready = []
                 while given in early:
                     ready.append(early.pop(given))
                     given += 1
-                async for envelope in self._fetched(ready):
+                async for envelope in self.fetched(ready, then):
                     yield envelope
-                if status in FINAL and (not ready or given == items):
+                complete = items is not None and given == first + items
+                if status in FINAL and (not ready or complete):
                     break
-                pause = 0.0 if ready else min(2 * pause + 0.1, LONGEST_PAUSE)
+                pause = 0.0 if news else min(2 * pause + 0.1, LONGEST_PAUSE)
                 await asyncio.sleep(pause)
-            if status != "COMPLETED" or given != items:
-                async for envelope in self._fetched(_output(await self._ended(job_id), items)[given:]):
+            if status != "COMPLETED" or not complete:
+                rest = output(await self._ended(job_id), items, first)[given - first :]
+                async for envelope in self.fetched(rest, then):
                     yield envelope
         finally:
             if status not in FINAL:
@@ -137,50 +196,25 @@ class Client:
             if error.status != 404:
                 raise
             raise JobFailed(job_id, "LOST", "the endpoint does not know it (any more)") from None
-        return _checked({"id": job_id, **answer})
+        return checked({"id": job_id, **answer})
 
-    async def _fetched(self, envelopes: list[Envelope]) -> AsyncGenerator[Envelope, None]:
+    async def fetched(self, envelopes: list[Envelope], then: Then | None = None) -> AsyncGenerator[Envelope, None]:
+        """Yield ``envelopes`` with what a bucket has of their results, and what ``then`` makes of each."""
+
+        async def receive(envelope: Envelope) -> Envelope:
+            envelope = await self._fetch(envelope)
+            return await then(envelope) if then else envelope
+
         for first in range(0, len(envelopes), FETCHES):
-            for envelope in await asyncio.gather(*map(self._fetch, envelopes[first : first + FETCHES])):
+            for envelope in await asyncio.gather(*map(receive, envelopes[first : first + FETCHES])):
                 yield envelope
 
     async def _fetch(self, envelope: Envelope) -> Envelope:
         if "result_url" not in envelope:
             return envelope
         try:
-            result = await self._api.fetch(envelope["result_url"])
+            result = await self._bucket.json("GET", envelope["result_url"])
         except CallFailed as error:
-            message = f"The result is in a bucket, which did not give it ({error.status or 'no usable answer'})."
+            message = f"The result is in a bucket, which did not give it. {error}"
             return failure(envelope["index"], "ResultUnavailable", message)
         return {"index": envelope["index"], "success": True, "result": result}
-
-
-def item_count(job: Job) -> int | None:
-    """Return how many items a job has, None if it has no list of them."""
-    given = job.get("input")
-    items = given.get("items") if isinstance(given, Mapping) else None
-    return len(items) if isinstance(items, list) else None
-
-
-def _checked(state: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(state.get("id"), str) and state.get("status") in STATES:
-        return state
-    raise CallFailed("What the endpoint answered is not a job's state: is its address right?")
-
-
-def _streamed(state: dict[str, Any]) -> list[Envelope]:
-    """Return the envelopes in an answer of ``/stream``; whatever else is in it is left to the aggregate."""
-    chunks = state.get("stream")
-    outputs = [chunk.get("output") for chunk in chunks if isinstance(chunk, dict)] if isinstance(chunks, list) else []
-    return [envelope for envelope in flatten(outputs) if is_envelope(envelope)]
-
-
-def _output(state: dict[str, Any], items: int | None) -> list[Envelope]:
-    """Return the envelopes of a job that has ended; raise ``JobFailed`` with the platform's message if it has none."""
-    if state["status"] != "COMPLETED":
-        error = state.get("error") or "the platform gives no reason"
-        raise JobFailed(state["id"], state["status"], error if isinstance(error, str) else encode(error).decode())
-    try:
-        return aggregate(state.get("output"), items)
-    except ValueError as error:
-        raise CallFailed(f"Job {plain(state['id'])}: {error}. Is another worker behind this endpoint?") from None

@@ -23,6 +23,13 @@ class Envelope(TypedDict):
     failure: NotRequired[Failure]
 
 
+class Parts(TypedDict):
+    """What an item has yielded so far and was not streamed before; its envelope follows, with all of it."""
+
+    index: int
+    parts: list[Any]
+
+
 def failure(index: int, kind: str, message: str) -> Envelope:
     """Return the envelope of an item that has no result."""
     return {"index": index, "success": False, "failure": {"type": kind, "message": message}}
@@ -48,15 +55,27 @@ def is_envelope(value: Any) -> TypeGuard[Envelope]:
     return False
 
 
-def aggregate(output: Any, items: int | None) -> list[Envelope]:
+def is_parts(value: Any) -> TypeGuard[Parts]:
+    """Whether ``value`` is parts of an item, which stand in the stream only."""
+    match value:
+        case {"index": int(index), "parts": list()}:
+            return index >= 0 and type(index) is int and len(value) == 2
+    return False
+
+
+def aggregate(output: Any, items: int | None, first: int | None = 0) -> list[Envelope]:
     """Return a job's output as one list; raise ``ValueError`` unless it has an envelope for each item, in order.
 
-    ``items`` is how many the job had, None if that is not known.
+    ``items`` is how many the job had, None if that is not known; ``first`` is the index of the first one, None if
+    any will do. Parts are left out: a worker that is not this project's may have them there too.
     """
-    envelopes = list(flatten(output if isinstance(output, list) else [output]))
+    envelopes = [each for each in flatten(output if isinstance(output, list) else [output]) if not is_parts(each)]
     if not all(is_envelope(envelope) for envelope in envelopes):
         raise ValueError("it returned something other than this worker's envelopes")
-    if [envelope["index"] for envelope in envelopes] != list(range(len(envelopes) if items is None else items)):
+    if first is None:
+        first = envelopes[0]["index"] if envelopes else 0
+    places = range(first, first + (len(envelopes) if items is None else items))
+    if [envelope["index"] for envelope in envelopes] != list(places):
         raise ValueError("it did not return one envelope for each item")
     return envelopes
 

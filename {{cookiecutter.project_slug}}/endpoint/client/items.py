@@ -4,8 +4,8 @@ import hashlib
 from array import array
 from typing import BinaryIO
 
-from endpoint.client.api import CallFailed
 from endpoint.client.envelopes import parse
+from endpoint.client.http import CallFailed
 
 
 class Items:

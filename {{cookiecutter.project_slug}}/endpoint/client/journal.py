@@ -1,7 +1,8 @@
 """What is done of a long list, on disk: lines are appended and never changed, so that a kill can tear only the last.
 
-The first line says what the journal is of. Each later one is a job that was submitted, with the indices of its items in
-the list, or the envelope of an item, as it will stand in the output.
+The first line says what the journal is of. Each later one is a job or a batch that was submitted, with the indices of
+its items in the list; that a batch was about to be made; or the envelope of an item, as it will stand in the output. A
+line that cannot be read costs itself only.
 """
 
 import fcntl
@@ -11,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from endpoint.client.api import CallFailed
 from endpoint.client.envelopes import Envelope, encode, is_envelope, parse
+from endpoint.client.http import CallFailed
 
 
 class Journal:
@@ -24,7 +25,10 @@ class Journal:
 
     def __init__(self, out: Path, of: Mapping[str, Any], items: int) -> None:
         self.path = out.with_name(out.name + ".journal")
-        self.done = self.failed = 0
+        self.done = self.failed = self.damaged = 0
+        """Items that are done, those of them that failed, and lines that could not be read."""
+        self.drafted: list[int] = []
+        """When batches were about to be made, in milliseconds since 1970."""
         self._out = out
         self._header = encode(of) + b"\n"
         self._places = array("q", [-1]) * items
@@ -63,13 +67,21 @@ class Journal:
         """Note that a job has been submitted for the items at ``indices``."""
         self._append(encode({"job": job_id, "indices": indices}))
 
+    def drafting(self, at: int) -> None:
+        """Note that a batch is about to be made."""
+        self._append(encode({"draft": at}))
+        self.drafted.append(at)
+
     def record(self, envelope: Envelope) -> None:
         """Keep an item's envelope, with its index in the whole list; the first one is kept."""
         if envelope["index"] not in self:
             self._note(envelope, self._append(encode(envelope)))
 
-    def write_output(self) -> None:
-        """Write every envelope to the output, in order; it is there whole or not at all."""
+    def write_output(self, *, keep: bool = False) -> None:
+        """Write every envelope to the output, in order, and unless told to ``keep`` it remove the journal.
+
+        The output is there whole or not at all.
+        """
         unfinished = self._out.with_name(self._out.name + ".unfinished")
         with unfinished.open("wb") as output, self.path.open("rb") as lines:
             for place in self._places:
@@ -78,6 +90,8 @@ class Journal:
             output.flush()
             os.fsync(output.fileno())
         unfinished.replace(self._out)
+        if not keep:
+            self.path.unlink(missing_ok=True)
 
     def _lock(self) -> None:
         try:
@@ -90,30 +104,36 @@ class Journal:
         header = self._file.readline()
         if header != self._header:
             if not self._header.startswith(header):  # as it does where nothing, or half of it, was written
-                raise CallFailed(f"{self.path} is of other items or another job: choose another --out, or remove it.")
+                raise CallFailed(
+                    f"{self.path} is of other items, another job or other --files: choose another --out, or remove it."
+                )
             self._file.truncate(0)
             self._append(self._header.rstrip(b"\n"))
             return
-        end = len(header)
+        place = len(header)
         for line in self._file:
-            if not self._read(line, end):
+            if not line.endswith(b"\n"):  # torn by a kill
+                self._file.truncate(place)
                 break
-            end += len(line)
-        self._file.truncate(end)
+            self.damaged += not self._read(line, place)
+            place += len(line)
 
     def _read(self, line: bytes, place: int) -> bool:
-        """Take in a line that begins at ``place``; return whether it is whole."""
+        """Take in a line that begins at ``place``; return whether it can be read."""
         try:
-            entry = parse(line) if line.endswith(b"\n") else None
+            entry = parse(line)
         except ValueError:
             return False
         match entry:
             case {"job": str(job_id), "indices": [*indices]} if all(
-                index in range(len(self._places)) for index in indices
+                type(index) is int and index in range(len(self._places)) for index in indices
             ):
                 self._jobs[job_id] = array("q", indices)
+            case {"draft": int(at)}:
+                self.drafted.append(at)
             case _ if is_envelope(entry) and entry["index"] < len(self._places):
-                self._note(entry, place)
+                if entry["index"] not in self:
+                    self._note(entry, place)
             case _:
                 return False
         return True

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from endpoint.client.api import CallFailed
-from endpoint.client.client import Job
 from endpoint.client.envelopes import encode
+from endpoint.client.http import CallFailed
+from endpoint.client.job import Job
 
 MAX_BODY = 10_000_000
 """Bytes of a request to ``/run`` (Runpod docs, serverless/endpoints/operation-reference)."""
+
+MAX_INDEX = 2**53
+"""More than any index is."""
 
 
 class Frame:
@@ -21,16 +24,16 @@ class Frame:
         if not isinstance(options, Mapping):
             raise CallFailed('The job should be an object with an input: {"input": {…}}.')
         around = _members({key: value for key, value in job.items() if key != "input"})
-        beside = _members({key: value for key, value in options.items() if key != "items"})
-        self._head = b"{" + around + b'"input": {' + beside + b'"items": ['
-        self._tail = b"]}}"
-        self.room = MAX_BODY - len(self._head) - len(self._tail)
+        beside = _members({key: value for key, value in options.items() if key not in ("items", "first_index")})
+        self._head = b"{" + around + b'"input": {' + beside
+        self.room = MAX_BODY - len(self.body([], MAX_INDEX))
         if self.room < 1:
             raise CallFailed(f"The job leaves no room for items: a request has at most {MAX_BODY} bytes.")
 
-    def body(self, items: Sequence[bytes]) -> bytes:
-        """Return the request with ``items``, which are JSON."""
-        return self._head + b",".join(items) + self._tail
+    def body(self, items: Sequence[bytes], first_index: int | None = None) -> bytes:
+        """Return the request with ``items``, which are JSON, and if need be the index of the first one."""
+        numbered = b"" if first_index is None else b'"first_index": %d, ' % first_index
+        return self._head + numbered + b'"items": [' + b",".join(items) + b"]}}"
 
 
 def cut(indices: Iterable[int], size: Callable[[int], int], most: Callable[[], int], room: int) -> Iterator[list[int]]:

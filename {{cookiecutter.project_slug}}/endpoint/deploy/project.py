@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, PositiveInt
 
-from endpoint.deploy_options import cpu_config
-from endpoint.rest import Refused
+from endpoint.deploy.options import cpu_config
+from endpoint.deploy.rest import Refused
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 
 class Hub(BaseModel):

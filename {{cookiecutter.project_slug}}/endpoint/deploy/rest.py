@@ -1,25 +1,37 @@
 """The endpoints of a Runpod account, over the platform's REST API v2 (https://api.runpod.io/v2/openapi.json)."""
 
+import json
 import os
 import re
+import time
+from collections.abc import Iterable
 from functools import partial
+from itertools import groupby
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 import stamina
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
+
+from endpoint.sentence import KEYS, one_line
 
 PATH = "/v2/serverless"
 SECONDS = 30.0
 """How long an answer may take."""
+LARGEST = 50_000_000
+"""Bytes of an answer at most: one lists all endpoints of the account."""
 TRIES = 4
 PATIENCE = 60.0
 """Seconds of ``Retry-After`` that are waited out: the shortest window of the platform's rate limit."""
-KEYS = "https://console.runpod.io/user/settings, under API Keys"
+QUOTED = 5_000
+"""Characters of an error that are looked at."""
+LEGIBLE = 8
+"""Letters in a row of a secret that give it away."""
 LATER = "run the command again in a while"
 ADVICE = {
-    401: f"set RUNPOD_API_KEY to a key from {KEYS}",
-    403: f"give the key read and write access at {KEYS}",
+    401: f"set RUNPOD_API_KEY to a key from {KEYS}, under API Keys",
+    403: f"give the key read and write access at {KEYS}, under API Keys",
     429: LATER,
 }
 
@@ -40,11 +52,13 @@ class Endpoint(BaseModel):
     image: str | None = None
     env: dict[str, str] | None = None
     workers: dict[str, int]
+    created: str = Field(default="", alias="createdAt")
+    """ISO 8601, so that the order of texts is that of times."""
 
     @property
     def path(self) -> str:
         """Where the endpoint is read and changed."""
-        return f"{PATH}/{self.id}"
+        return f"{PATH}/{quote(self.id, safe='')}"
 
 
 class Rest:
@@ -66,16 +80,28 @@ class Rest:
 
     def named(self, name: str) -> Endpoint | None:
         """Return the endpoint called ``name``, or None. Names need not be unique: refuse to guess between several."""
+        found = self._all_named(name)
+        if len(found) > 1:
+            ids = one_line(", ".join(str(each.get("id")) for each in found))
+            raise Refused(f"{len(found)} endpoints are called {name} ({ids}): delete all but one, or choose a --name.")
+        return _endpoint(found[0]) if found else None
+
+    def first(self, name: str, created: Endpoint) -> Endpoint:
+        """Return ``created``, or another endpoint called ``name`` if that was there before it."""
+        others = [_endpoint(each) for each in self._all_named(name) if each.get("id") != created.id]
+        return min([created, *others], key=lambda each: (each.created, each.id))
+
+    def delete(self, endpoint: Endpoint) -> None:
+        """Delete an endpoint."""
+        self._send("DELETE", endpoint.path)
+
+    def _all_named(self, name: str) -> list[dict[str, Any]]:
         listed = self._send("GET")  # every endpoint of the account: this list has no pages
         if not isinstance(listed, dict) or not isinstance(listed.get("endpoints"), list):
             raise Refused(f"{self.url} does not answer with a list of endpoints: check RUNPOD_API_BASE_URL.")
         # With GraphQL, a name that ends so turns FlashBoot on (docs, sdks/graphql/manage-endpoints).
         names = (name, f"{name} -fb")
-        found = [each for each in listed["endpoints"] if isinstance(each, dict) and each.get("name") in names]
-        if len(found) > 1:
-            ids = one_line(", ".join(str(each.get("id")) for each in found))
-            raise Refused(f"{len(found)} endpoints are called {name} ({ids}): delete all but one, or choose a --name.")
-        return _endpoint(found[0]) if found else None
+        return [each for each in listed["endpoints"] if isinstance(each, dict) and each.get("name") in names]
 
     def create(self, body: dict[str, Any]) -> Endpoint:
         """Create an endpoint (schema ``CreateEndpointRequest``). If the answer is lost, the name tells."""
@@ -94,8 +120,8 @@ class Rest:
         try:
             for attempt in stamina.retry_context(partial(_again, method), attempts=TRIES, timeout=2 * PATIENCE):
                 with attempt:
-                    response = self._http.request(method, path, json=body).raise_for_status()
-            return response.json()
+                    response = self._answer(method, path, body).raise_for_status()
+            return response.json() if response.content else None
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
             advice = ADVICE.get(status, LATER if status >= 500 else "")
@@ -106,6 +132,23 @@ class Rest:
             raise (Refused if isinstance(error, httpx.ConnectError) else Unanswered)(sentence) from None
         except (ValueError, RecursionError):
             raise Unanswered(f"{self.url} does not answer with JSON: check RUNPOD_API_BASE_URL.") from None
+
+    def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        """Return an answer that has been read, unless it is too large or takes too long."""
+        until = time.monotonic() + 2 * SECONDS
+        content = bytearray()
+        with self._http.stream(method, path, json=body, headers={"Accept-Encoding": "gzip"}) as response:
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > LARGEST or time.monotonic() > until:
+                    raise httpx.ReadError("its answer has no end")
+        return httpx.Response(
+            response.status_code,
+            headers={"Retry-After": response.headers.get("Retry-After", "")},  # the others are of the compressed body
+            content=bytes(content),
+            request=response.request,
+            extensions={"reason_phrase": response.reason_phrase.encode()},
+        )
 
 
 def api_url() -> str:
@@ -123,7 +166,7 @@ def api_key() -> str:
     """Return ``RUNPOD_API_KEY``, or an empty string. Raises ``Refused`` if it cannot be a bearer token (RFC 6750)."""
     key = os.environ.get("RUNPOD_API_KEY", "").strip()
     if key and not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", key):
-        raise Refused(f"RUNPOD_API_KEY is not an API key: make one at {KEYS}.")
+        raise Refused(f"RUNPOD_API_KEY is not an API key: make one at {KEYS}, under API Keys.")
     return key
 
 
@@ -133,9 +176,18 @@ def without_key(text: str) -> str:
     return text.replace(key, "***") if key else text
 
 
-def one_line(text: str) -> str:
-    """Return ``text`` as a terminal can show it: in one line, without control characters."""
-    return "".join(character for character in " ".join(text.split()) if character.isprintable())
+def masked(text: str, secrets: Iterable[str]) -> str:
+    """Return ``text`` with *** for what it has of ``secrets``: a short one, or eight letters in a row of one."""
+    hidden = [False] * len(text)
+    for secret in secrets:
+        for form in {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}:
+            size = min(LEGIBLE, len(form))
+            pieces = {form[place : place + size] for place in range(len(form) - size + 1)} - {""}
+            for place in range(len(text)):
+                if text[place : place + size] in pieces:
+                    hidden[place : place + size] = [True] * size
+    runs = groupby(zip(hidden, text, strict=True), key=lambda each: each[0])
+    return "".join("***" if secret else "".join(letter for _, letter in run) for secret, run in runs)
 
 
 def reason(error: BaseException) -> str:
@@ -151,7 +203,13 @@ def reason(error: BaseException) -> str:
     detail = problem.get("detail") or problem.get("title") or error.response.reason_phrase or "no reason given"
     faults = problem.get("errors") or []
     said = [str(detail).rstrip("."), *map(str, faults if isinstance(faults, list) else [faults])]
-    return one_line(f"Runpod answered {error.response.status_code} ({'; '.join(said)})")
+    words = masked("; ".join(said)[:QUOTED], _variables(error.request))
+    return f"Runpod answered {error.response.status_code} ({one_line(words)})"
+
+
+def _variables(request: httpx.Request) -> list[str]:
+    """Return the values of the variables in a request, which an answer may quote; nobody typed some of them."""
+    return [*json.loads(request.content or b"{}").get("env", {}).values()]
 
 
 def _again(method: str, error: Exception) -> bool | float:

@@ -15,15 +15,15 @@ from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MODEL_ID = "SimianLuo/LCM_Dreamshaper_v7"
-"""About a billion parameters, MIT license, four steps to a picture. Another model may want other options: see ``Input``."""
+"""About a billion parameters, under the MIT license, four steps to a picture. Another may want other defaults below."""
 MODEL_CACHE = Path("/runpod-volume/huggingface-cache/hub")
 """Where Runpod puts an endpoint's cached model (docs, serverless/endpoints/model-caching)."""
 BATCH_SIZE = 8
-"""Pictures per call: what 16 GB of GPU memory hold."""
+"""Pictures per call. A larger call takes more GPU memory; one that does not fit is made again picture by picture."""
 
-_pipeline: Any  # a DiffusionPipeline; each kind of it has a call of its own
+_pipeline: diffusers.DiffusionPipeline
 _one_call_at_a_time = threading.Lock()
-"""A pipeline's scheduler keeps the state of one call: two at once, with ``ITEM_CONCURRENCY=2``, would mix it up."""
+"""The pipeline's scheduler keeps the state of a call: a second beside it, as with ``ITEM_CONCURRENCY=2``, spoils both."""
 
 
 class Prompt(BaseModel):
@@ -79,11 +79,14 @@ def find_model(model_id: str) -> str | Path:
 
 
 def process_batch(items: list[Prompt], job: Input) -> list[Picture]:
-    """Turn a batch of prompts into a list with a picture for each. If this raises, each item is tried on its own."""
+    """Turn a batch of prompts into a list with a picture for each. If this raises, each item is tried on its own.
+
+    A picture depends on its prompt, its seed and the job's options alone, but for what a GPU rounds by a call's size.
+    """
     with _one_call_at_a_time:
         made = _pipeline(
             prompt=[item.prompt for item in items],
-            # One for each, so that a picture does not depend on what shares its call; on the CPU, where all machines agree.
+            # One for each: its noise does not depend on what shares the call. On the CPU: nor on the kind of GPU.
             generator=[torch.Generator("cpu").manual_seed(item.seed) for item in items],
             width=job.width,
             height=job.height,

@@ -23,7 +23,7 @@ BATCH_SIZE = 8
 
 _pipeline: diffusers.DiffusionPipeline
 _one_call_at_a_time = threading.Lock()
-"""The pipeline's scheduler keeps the state of a call: a second beside it, as with ``ITEM_CONCURRENCY=2``, spoils both."""
+"""A pipeline's scheduler keeps the state of its call; ``ITEM_CONCURRENCY=2`` would have two calls share it."""
 
 
 class Prompt(BaseModel):
@@ -36,6 +36,7 @@ class Prompt(BaseModel):
 
 
 def _as_prompt(item: Any) -> Any:
+    """Let a text stand for the prompt that it is."""
     return {"prompt": item} if isinstance(item, str) else item
 
 

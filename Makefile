@@ -31,7 +31,7 @@ table: $(WORKER)  ## Write the table of documented patterns into the README
 
 lock: $(BIN)/.ready  ## Refresh every lock file from its pyproject.toml, and the uv that builds the image
 	$(LOCK) pyproject.toml --group dev --output-file requirements-dev.txt
-	for point in sync async batch; do \
+	for point in sync async batch images; do \
 		$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir build/$$point starting_point=$$point && \
 		cd build/$$point/my-worker && \
 		$(LOCK) pyproject.toml --output-file requirements.txt && \

@@ -1,5 +1,6 @@
 """The image: built, tested by itself, called through a local endpoint, stopped, pushed and pulled, on a real engine."""
 
+import ast
 import json
 import os
 import shutil
@@ -17,7 +18,8 @@ import runpod
 
 from tests.conftest import STARTING_POINTS, Bake, free_port, make, required, until
 
-SMALL = [point for point in STARTING_POINTS if point != "batch"]
+ON_GPU = ("batch", "images")
+SMALL = [point for point in STARTING_POINTS if point not in ON_GPU]
 
 HELD = """
 import os
@@ -37,9 +39,9 @@ def process(item: str, job: Input) -> str:
 """
 """A task that waits for whoever writes into a named pipe."""
 
-TINY = """
+CLASSIFIER = """
 import tokenizers, torch, transformers
-folder = "/runpod-volume/huggingface-cache/hub/models--tiny--classifier/snapshots/0"
+folder = "/runpod-volume/huggingface-cache/hub/models--tiny--model/snapshots/0"
 words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1}, "[UNK]"))
 tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
 tokenizer.save_pretrained(folder)
@@ -49,6 +51,15 @@ config = transformers.BertConfig(
 transformers.BertForSequenceClassification(config).save_pretrained(folder)
 """
 """Saves a small model of random weights where Runpod's model cache would have it."""
+
+PIPELINE = """
+import string
+from pathlib import Path
+import diffusers, torch, transformers
+{save_pipeline}
+save_pipeline(Path("/runpod-volume/huggingface-cache/hub/models--tiny--model/snapshots/0"))
+"""
+"""The same for a pipeline: the function of the bake's own tests, which are not in the image, and need pytest."""
 
 
 def docker(*arguments: str) -> str:
@@ -107,11 +118,11 @@ def build(engine: None, bake: Bake, registry: str) -> Iterator[Callable[[str], I
         if starting_point not in images:
             name = f"{registry}/test/{starting_point}"
             project = bake(starting_point=starting_point, image=name, project_name='A "quoted" $NAME')
-            if starting_point == "batch":
+            if starting_point in ON_GPU:
                 require(base(project))
             (project / ".env").write_text("BUCKET_SECRET_ACCESS_KEY=not-for-the-image\n")
             make(project, "image", "SOURCE=https://example.org/worker", "REVISION=0123abc")
-            options = model(f"{name}:latest", project) if starting_point == "batch" else ()
+            options = model(f"{name}:latest", project) if starting_point in ON_GPU else ()
             images[starting_point] = Image(project, f"{name}:latest", options)
         return images[starting_point]
 
@@ -127,7 +138,7 @@ def base(project: Path) -> str:
 
 def require(base: str) -> None:
     if not docker("images", "--quiet", base):
-        required(f"The image of batch is not tested, for its base takes several GB: docker pull {base}")
+        required(f"No image for a GPU is tested, for their base takes several GB: docker pull {base}")
 
 
 def model(image: str, project: Path) -> tuple[str, ...]:
@@ -136,8 +147,16 @@ def model(image: str, project: Path) -> tuple[str, ...]:
     volume.mkdir()
     volume.chmod(0o777)
     mount = ("--volume", f"{volume}:/runpod-volume")
-    docker("run", "--rm", *mount, image, "python", "-c", TINY)
-    return (*mount, "--env", "MODEL_ID=tiny/classifier")
+    docker("run", "--rm", *mount, image, "python", "-c", saving(project))
+    return (*mount, "--env", "MODEL_ID=tiny/model")
+
+
+def saving(project: Path) -> str:
+    """Return the code that saves a model for ``project``."""
+    tests = (project / "tests" / "test_task.py").read_text()
+    functions = [node for node in ast.parse(tests).body if isinstance(node, ast.FunctionDef)]
+    save_pipeline = [ast.unparse(function) for function in functions if function.name == "save_pipeline"]
+    return PIPELINE.format(save_pipeline=save_pipeline[0]) if save_pipeline else CLASSIFIER
 
 
 @pytest.fixture(params=STARTING_POINTS)

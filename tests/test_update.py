@@ -80,8 +80,8 @@ def change_upstream(upstream: Path) -> str:
 
 @pytest.mark.parametrize(
     ("starting_point", "committed"),
-    [("sync", True), ("async", True), ("batch", False)],
-    ids=["sync", "async", "batch, first committed once edited"],
+    [("sync", True), ("async", True), ("batch", False), ("images", True)],
+    ids=["sync", "async", "batch, first committed once edited", "images"],
 )
 def test_an_update_brings_the_machinery_and_keeps_what_is_yours(
     upstream: Path, tmp_path: Path, starting_point: str, committed: bool

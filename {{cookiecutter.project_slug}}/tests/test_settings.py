@@ -93,7 +93,8 @@ def test_the_hub_offers_every_setting_with_its_default_and_bounds() -> None:
     for name, setting in known.items():
         of = setting["anyOf"][0] if "anyOf" in setting else setting
         assert offered[name]["type"] == {"integer": "number"}.get(of["type"], of["type"])
-        assert offered[name].get("default") == setting["default"] or name == "item_concurrency"
+        default = getattr(task, name.upper(), setting["default"])
+        assert offered[name].get("default") == default or name == "item_concurrency"
         if of["type"] in ("integer", "number"):
             assert offered[name]["min"] == of.get("minimum", of.get("exclusiveMinimum", -1) + 1)
     batched = hasattr(task, "process_batch")

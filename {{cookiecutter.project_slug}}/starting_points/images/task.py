@@ -1,0 +1,99 @@
+"""Yours: what a job may ask for, what is loaded once, and what a batch of prompts becomes.
+
+The model is ``MODEL_ID``, a Diffusers text-to-image pipeline: a name on the Hugging Face Hub or a folder.
+"""
+
+import os
+import secrets
+import threading
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import diffusers
+import torch
+from PIL import Image
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+MODEL_ID = "SimianLuo/LCM_Dreamshaper_v7"
+"""About a billion parameters, under the MIT license, four steps to a picture. Another may want other defaults below."""
+MODEL_CACHE = Path("/runpod-volume/huggingface-cache/hub")
+"""Where Runpod puts an endpoint's cached model (docs, serverless/endpoints/model-caching)."""
+BATCH_SIZE = 8
+"""Pictures per call. A larger call takes more GPU memory; one that does not fit is made again picture by picture."""
+
+_pipeline: diffusers.DiffusionPipeline
+_one_call_at_a_time = threading.Lock()
+"""A pipeline's scheduler keeps the state of its call; ``ITEM_CONCURRENCY=2`` would have two calls share it."""
+
+
+class Prompt(BaseModel):
+    """What one picture is made from; without a seed, one is chosen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(max_length=2_000)
+    seed: int = Field(default_factory=lambda: secrets.randbits(32), ge=0, lt=2**32)
+
+
+def _as_prompt(item: Any) -> Any:
+    """Let a text stand for the prompt that it is."""
+    return {"prompt": item} if isinstance(item, str) else item
+
+
+Item = Annotated[Prompt, BeforeValidator(_as_prompt, json_schema_input_type=str | Prompt)]
+Pixels = Annotated[int, Field(ge=64, le=1024, multiple_of=8)]
+
+
+class Input(BaseModel):
+    """The job's input: ``items`` is what gets processed, every other field is an option for the whole job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[Item]
+    width: Pixels = 512
+    height: Pixels = 512
+    steps: int = Field(4, ge=1, le=50)
+    guidance: float = Field(8.0, ge=0, le=30)
+
+
+class Picture(TypedDict):
+    """One result: the picture, and the seed that makes it again."""
+
+    image: Image.Image
+    seed: int
+
+
+def load() -> None:
+    """Load the model, once, onto the GPU in half precision if there is one."""
+    global _pipeline
+    model = find_model(os.environ.get("MODEL_ID", MODEL_ID))
+    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    # Low memory use would need accelerate, which brings a PyTorch of its own into the image.
+    _pipeline = diffusers.DiffusionPipeline.from_pretrained(model, dtype=dtype, low_cpu_mem_usage=False).to(device)
+    _pipeline.set_progress_bar_config(disable=True)
+
+
+def find_model(model_id: str) -> str | Path:
+    """Return the folder of ``model_id`` in Runpod's model cache, or ``model_id`` itself if it is not there."""
+    snapshots = MODEL_CACHE / f"models--{model_id.replace('/', '--')}" / "snapshots"
+    return max(snapshots.glob("*/"), key=lambda folder: folder.stat().st_mtime, default=model_id)
+
+
+def process_batch(items: list[Prompt], job: Input) -> list[Picture]:
+    """Turn a batch of prompts into a list with a picture for each. If this raises, each item is tried on its own.
+
+    A picture depends on its prompt, its seed and the job's options alone, but for what a GPU rounds by a call's size.
+    """
+    with _one_call_at_a_time:
+        made = _pipeline(
+            prompt=[item.prompt for item in items],
+            # One for each: its noise does not depend on what shares the call. On the CPU: nor on the kind of GPU.
+            generator=[torch.Generator("cpu").manual_seed(item.seed) for item in items],
+            width=job.width,
+            height=job.height,
+            num_inference_steps=job.steps,
+            guidance_scale=job.guidance,
+        )
+    if any(getattr(made, "nsfw_content_detected", None) or ()):
+        raise ValueError("The model's safety checker has blacked the picture out: try another prompt or seed.")
+    return [{"image": image, "seed": item.seed} for image, item in zip(made.images, items, strict=True)]

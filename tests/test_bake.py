@@ -22,7 +22,7 @@ requirements-dev.txt requirements.txt task.py test_input.json
 .github/workflows/ci.yml .github/workflows/release.yml
 .runpod/hub.json .runpod/tests.json
 endpoint/__init__.py endpoint/demo.py endpoint/deploy.py endpoint/deploy_options.py endpoint/plan.py
-endpoint/project.py endpoint/rest.py endpoint/scale.svg
+endpoint/project.py endpoint/rest.py
 endpoint/client/__init__.py endpoint/client/__main__.py endpoint/client/api.py endpoint/client/client.py
 endpoint/client/envelopes.py endpoint/client/items.py endpoint/client/journal.py endpoint/client/map.py
 endpoint/client/shards.py

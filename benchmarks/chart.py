@@ -27,8 +27,11 @@ class Row:
 
     def medians(self) -> tuple[str, str]:
         """Return the median of either side, with its unit."""
-        unit = "{:.3g} a second" if self.rates else "{:.3f} s"
-        return unit.format(statistics.median(self.documented)), unit.format(statistics.median(self.worker))
+        return self._cell(self.documented), self._cell(self.worker)
+
+    def _cell(self, values: list[float]) -> str:
+        middle = statistics.median(values)
+        return f"{figures(middle)} a second" if self.rates else f"{middle:.3f} s"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -36,11 +39,14 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
+def figures(number: float) -> str:
+    """Return three figures of a number, or all that stand before its point."""
+    return f"{number:.0f}" if number >= 100 else f"{number:#.3g}"
+
+
 def times(ratios: Sequence[float]) -> str:
-    """Return the median and the range, to three figures."""
-    return "{} ({} to {})".format(
-        *(f"{each:#.3g}".rstrip(".") for each in (statistics.median(ratios), min(ratios), max(ratios)))
-    )
+    """Return the median and the range, in three figures."""
+    return f"{figures(statistics.median(ratios))} ({figures(min(ratios))} to {figures(max(ratios))})"
 
 
 def table(rows: Sequence[Row], notes: Sequence[str]) -> str:
@@ -50,7 +56,7 @@ def table(rows: Sequence[Row], notes: Sequence[str]) -> str:
         "|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = [row.words, *row.medians(), f"**{times(row.ratios())}**", f"{row.limit:.3g}" if row.limit else "–"]
+        cells = [row.words, *row.medians(), f"**{times(row.ratios())}**", figures(row.limit) if row.limit else "–"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n\n".join(["\n".join(lines), *notes]) + "\n"
 
@@ -67,7 +73,7 @@ def draw(rows: Sequence[Row], where: str) -> None:
         middle = statistics.median(ratios)
         axes.barh(place, middle - 1, left=1, height=0.6, color="#5b5bd6")
         axes.plot([min(ratios), max(ratios)], [place, place], color="black", linewidth=1)
-        axes.text(max(*ratios, row.limit or 1) * 1.08, place, f"{middle:#.3g}".rstrip(".") + "×", va="center")
+        axes.text(max(*ratios, row.limit or 1) * 1.08, place, f"{figures(middle)}×", va="center")
         if row.limit:
             axes.plot([row.limit, row.limit], [place - 0.35, place + 0.35], color="#e5484d", linewidth=2)
     axes.axvline(1, color="gray", linewidth=1)

@@ -33,8 +33,8 @@ endpoint/local/server.py endpoint/local/worker_api.py endpoint/local/workers.py
 tests/__init__.py tests/calling.py tests/conftest.py tests/faulty.py tests/rest_api.py tests/sdk.py
 tests/test_bucket.py tests/test_client.py tests/test_cold_start.py tests/test_deploy.py tests/test_faults.py
 tests/test_local_endpoint.py tests/test_local_mode.py tests/test_loop.py tests/test_map.py tests/test_overflow.py
-tests/test_page.py tests/test_plan.py tests/test_pool.py tests/test_production.py tests/test_properties.py tests/test_result.py tests/test_security.py
-tests/test_settings.py tests/test_stream.py tests/test_task.py
+tests/test_page.py tests/test_plan.py tests/test_pool.py tests/test_production.py tests/test_properties.py
+tests/test_result.py tests/test_security.py tests/test_settings.py tests/test_stream.py tests/test_task.py
 tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py
 tests/tasks/slow_to_load.py tests/tasks/unloadable.py tests/tasks/unseamed.py
 worker/__init__.py worker/job.py worker/log.py worker/refusal.py worker/settings.py

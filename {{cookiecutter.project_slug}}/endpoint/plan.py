@@ -4,8 +4,8 @@ A simulation of an endpoint that scales by queue delay (Runpod docs, serverless/
 assumes that the first job starts a worker at once, that a job which has waited for the queue delay starts one more, and
 one more after each further delay, up to the maximum; that a started worker is ready after its cold start, always; that
 every item takes the same time; that a worker does one job after the other, with the same gap between any two; and that
-it is paid for from its start to the end of its idle timeout. It knows nothing of failures, throttled workers or the size
-of results.
+it is paid for from its start to the end of its idle timeout. It knows nothing of failures, throttled workers or the
+size of results.
 """
 
 import argparse

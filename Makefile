@@ -50,9 +50,9 @@ image: $(WORKER)  ## Build the image; write into the README what is in it and ho
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
 	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/image.py $(WORKER)
 
-scale: $(WORKER)  ## Measure map over 1 to 8 workers; write the table and the chart of the baked README
+scale: $(WORKER)  ## Measure map and small jobs over 1 to 8 workers; write the baked README's table, and a chart
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
-	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/scale.py $(WORKER)
+	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/scale.py $(WORKER) $(ARGS)
 
 clean:  ## Remove what these commands made
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache

@@ -11,10 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import readme
+from chart import spread
 from endpoint.local import Image, LocalEndpoint
 from rich.console import Console
 from rich.progress import track
-from speed import first_job, machine, spread
+from serve import first_job, machine
 
 ROUNDS = 15
 BASE = "python:3.13-slim"

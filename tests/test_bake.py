@@ -17,34 +17,40 @@ from tests.conftest import QUESTIONS, STARTING_POINTS, Bake
 
 TREE = """
 .dockerignore .env.example .gitignore Dockerfile Makefile README.md SECURITY.md handler.py pyproject.toml
-requirements-dev.txt requirements.txt task.py test_input.json
+requirements-client.txt requirements-dev.txt requirements.txt task.py test_input.json
 .github/dependabot.yml
 .github/workflows/ci.yml .github/workflows/release.yml
 .runpod/hub.json .runpod/tests.json
-endpoint/__init__.py endpoint/demo.py endpoint/deploy.py endpoint/deploy_options.py endpoint/plan.py
-endpoint/project.py endpoint/rest.py endpoint/scale.svg
-endpoint/client/__init__.py endpoint/client/__main__.py endpoint/client/api.py endpoint/client/client.py
-endpoint/client/envelopes.py endpoint/client/items.py endpoint/client/journal.py endpoint/client/map.py
-endpoint/client/shards.py
+endpoint/__init__.py endpoint/demo.py endpoint/plan.py endpoint/sentence.py
+endpoint/client/__init__.py endpoint/client/__main__.py endpoint/client/api.py endpoint/client/arguments.py
+endpoint/client/batch.py endpoint/client/client.py endpoint/client/drafts.py endpoint/client/envelopes.py
+endpoint/client/files.py endpoint/client/http.py endpoint/client/items.py endpoint/client/job.py
+endpoint/client/journal.py endpoint/client/map.py endpoint/client/map_batch.py endpoint/client/map_jobs.py
+endpoint/client/shards.py endpoint/client/work.py
+endpoint/deploy/__init__.py endpoint/deploy/__main__.py endpoint/deploy/bodies.py endpoint/deploy/options.py
+endpoint/deploy/project.py endpoint/deploy/rest.py
 endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/batch.py endpoint/local/batch_api.py
 endpoint/local/body.py endpoint/local/client_api.py endpoint/local/feed.py endpoint/local/form.js
 endpoint/local/form.py endpoint/local/guard.py endpoint/local/job.py endpoint/local/launch.py endpoint/local/page.css
 endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/local/queue.py
 endpoint/local/rate_limits.py endpoint/local/routes.py endpoint/local/server.py endpoint/local/stops.py
 endpoint/local/worker_api.py endpoint/local/workers.py
-tests/__init__.py tests/calling.py tests/conftest.py tests/faulty.py tests/rest_api.py tests/sdk.py
+tests/__init__.py tests/batch_api.py tests/calling.py tests/conftest.py tests/faulty.py tests/rest_api.py tests/sdk.py
 tests/test_batch_jobs.py tests/test_bucket.py tests/test_client.py tests/test_cold_start.py tests/test_deploy.py
-tests/test_faults.py tests/test_local_endpoint.py tests/test_local_mode.py tests/test_local_workers.py
-tests/test_loop.py tests/test_map.py tests/test_overflow.py tests/test_page.py tests/test_plan.py tests/test_pool.py
+tests/test_faults.py tests/test_file_results.py tests/test_files.py tests/test_local_endpoint.py
+tests/test_local_mode.py tests/test_local_workers.py tests/test_loop.py tests/test_map.py tests/test_map_batch.py
+tests/test_overflow.py tests/test_page.py tests/test_parts.py tests/test_plan.py tests/test_pool.py
 tests/test_production.py tests/test_properties.py tests/test_result.py tests/test_security.py tests/test_settings.py
 tests/test_stream.py tests/test_task.py
 tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py
-tests/tasks/slow_to_load.py tests/tasks/unloadable.py tests/tasks/unseamed.py
+tests/tasks/parts.py tests/tasks/parts_async.py tests/tasks/slow_to_load.py tests/tasks/unloadable.py
+tests/tasks/unseamed.py
 worker/__init__.py worker/job.py worker/log.py worker/refusal.py worker/settings.py
-worker/calls/__init__.py worker/calls/call.py worker/calls/pool.py worker/calls/stream.py worker/calls/subtasks.py
-worker/calls/threads.py worker/calls/work.py
+worker/calls/__init__.py worker/calls/call.py worker/calls/parts.py worker/calls/pool.py worker/calls/stream.py
+worker/calls/subtasks.py worker/calls/threads.py worker/calls/work.py
 worker/intake/__init__.py worker/intake/before_sdk.py worker/intake/loop.py worker/intake/mode.py
-worker/outcome/__init__.py worker/outcome/bucket.py worker/outcome/overflow.py worker/outcome/result.py
+worker/outcome/__init__.py worker/outcome/bucket.py worker/outcome/chunk.py worker/outcome/files.py
+worker/outcome/overflow.py worker/outcome/result.py worker/outcome/sender.py
 """.split()
 
 OF_THE_STARTING_POINT = """

@@ -45,7 +45,7 @@ def test_no_plan_is_faster_than_its_workers_or_costs_less_than_its_work(plan: Pl
 
 
 def test_one_worker_does_one_job_after_the_other() -> None:
-    plan = Plan(items=10, seconds=2, at_once=5, shard=5, in_flight=2, workers=1)
+    plan = Plan(items=10, seconds=2, at_once=5, shard=5, in_flight=2, workers=1, between_jobs=1)
     assert Simulation(plan).run() == Outcome(seconds=10 + 2 * (1 + 2), paid=10 + 2 * (1 + 2) + 10, workers=1)
 
 

@@ -93,11 +93,18 @@ class Pool:
         return len(self._calls)
 
     def room(self) -> int:
-        """Return how many more items could start now or, of a batch, fill the call after those under way."""
-        calls = max(self.concurrency - len(self._calls), int(self.task.batched))
-        if not calls or self._stuck:
+        """Return how many jobs could start: as many as there are items that could, or one beside a long job.
+
+        That is, items that could start now or, of a batch, fill the call after those under way. Where one job fills all
+        of them, another would have its turn at the next slot; once that one has had a turn, so that an idle worker
+        comes first.
+        """
+        if self._stuck:
             return 0
-        return calls * self.most - sum(group.waiting for group in self._groups)
+        calls = max(self.concurrency - len(self._calls), int(self.task.batched))
+        room = calls * self.most - sum(group.waiting for group in self._groups)
+        waiting = [work for group in self._groups for work in group.turns]
+        return room if room > 0 else int(len(waiting) == 1 and waiting[0].begun)
 
     def enter(self, work: Work) -> None:
         """Take on the items of a job."""

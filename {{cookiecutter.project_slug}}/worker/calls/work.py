@@ -90,6 +90,11 @@ class Work:
         """Whether a result is still to be made, and wanted."""
         return self.alive and self._admitted < len(self.items)
 
+    @property
+    def begun(self) -> bool:
+        """Whether a result has been made."""
+        return bool(self._admitted or self._made)
+
     def start(self) -> int:
         """Return the index of the next item, which starts now."""
         self._started += 1

@@ -1,0 +1,108 @@
+"""The documented handlers and this worker, each behind a local endpoint of its own: same machine, same SDK."""
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from endpoint.local import LocalEndpoint
+
+HERE = Path(__file__).parent
+AUTHORIZATION = {"Authorization": "Bearer benchmark"}
+
+
+class Serve:
+    """Serves either side with the environment of ``worker``, a baked project.
+
+    ``workers`` are as many, ``distance`` is seconds for each request, ``env`` is a worker's settings.
+    """
+
+    def __init__(self, worker: Path) -> None:
+        self._worker = worker
+        self._python = str(worker / ".venv" / "bin" / "python")
+
+    @contextmanager
+    def documented(self, handler: str, *, workers: int = 1, distance: float = 0) -> Iterator[LocalEndpoint]:
+        """Serve one of ``handlers``."""
+        with self._serve(HERE / "handlers", f"{handler}.py", workers, distance, {}) as endpoint:
+            yield endpoint
+
+    @contextmanager
+    def ours(
+        self, task: str | None, *, workers: int = 1, distance: float = 0, env: Mapping[str, str] | None = None
+    ) -> Iterator[LocalEndpoint]:
+        """Serve this worker around one of ``tasks``, or around its own."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = self._worker
+            if task:
+                folder = Path(name)
+                shutil.copytree(self._worker / "worker", folder / "worker")
+                shutil.copy(self._worker / "handler.py", folder)
+                shutil.copy(HERE / "tasks" / f"{task}.py", folder / "task.py")
+            with self._serve(folder, "handler.py", workers, distance, env or {}) as endpoint:
+                yield endpoint
+
+    @contextmanager
+    def _serve(
+        self, folder: Path, file: str, workers: int, distance: float, env: Mapping[str, str]
+    ) -> Iterator[LocalEndpoint]:
+        with tempfile.TemporaryFile() as log:
+            command = [self._python, "-u", file]
+            with LocalEndpoint(command, workers=workers, cwd=folder, log=log, distance=distance, env=env) as endpoint:
+                yield endpoint
+
+
+def submit(endpoint: LocalEndpoint, path: str, body: Any = None) -> dict[str, Any]:
+    """Post to the endpoint and return its answer; a job that ``runsync`` does not complete ends the program."""
+    wait = {"wait": 300_000} if path == "runsync" else None
+    answer = httpx.post(f"{endpoint.url}/{path}", json=body, params=wait, headers=AUTHORIZATION, timeout=600)
+    state: dict[str, Any] = answer.raise_for_status().json()
+    if path == "runsync" and state["status"] != "COMPLETED":
+        raise SystemExit(f"A job ended {state['status']}: {state.get('error')}")
+    return state
+
+
+def wait_until_ready(endpoint: LocalEndpoint, workers: int = 1) -> None:
+    """Return once so many workers have polled."""
+    while endpoint.workers.states()["ready"] < workers:
+        _check(endpoint)
+        time.sleep(0.01)
+
+
+def wait_until_taken(endpoint: LocalEndpoint, job_id: str) -> float:
+    """Return when a worker took the job, in seconds of ``time.monotonic``."""
+    job = endpoint.queue.jobs[job_id]
+    while job.taken is None:
+        _check(endpoint)
+        time.sleep(0.001)
+    return float(job.taken)
+
+
+def _check(endpoint: LocalEndpoint) -> None:
+    if not endpoint.workers.alive:
+        raise SystemExit("A worker exited at its start: run make demo to see why.")
+
+
+def first_job(serve: AbstractContextManager[LocalEndpoint]) -> float:
+    """Return the seconds from the start of an endpoint's worker to its first job taken."""
+    began = time.monotonic()
+    with serve as endpoint:
+        return wait_until_taken(endpoint, submit(endpoint, "run", {"input": {"items": ["a"]}})["id"]) - began
+
+
+def machine(worker: Path) -> str:
+    """Name the machine and the versions."""
+    python = subprocess.check_output([worker / ".venv/bin/python", "--version"], text=True).strip()
+    sdk = subprocess.check_output(
+        [worker / ".venv/bin/python", "-c", "from importlib.metadata import version; print(version('runpod'))"],
+        text=True,
+    ).strip()
+    cores = len(os.sched_getaffinity(0))
+    return f"{platform.system()} {platform.machine()}, {cores} cores, {python}, runpod {sdk}"

@@ -76,7 +76,9 @@ def test_a_path_that_is_no_file_is_a_failure_that_names_it(tmp_path: Path, missi
         made.take()
 
 
-@pytest.mark.parametrize(("image_format", "kind"), [(None, "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp")])
+@pytest.mark.parametrize(
+    ("image_format", "kind"), [(None, "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp")]
+)
 def test_a_picture_is_png_or_what_it_was_opened_as(image_format: str | None, kind: str) -> None:
     picture = Image.new("RGB", (8, 4), "red")
     if image_format:
@@ -104,7 +106,8 @@ def test_a_result_keeps_its_shape() -> None:
 
 
 def test_models_and_dataclasses_are_what_they_make_of_themselves() -> None:
-    assert result(Model.model_validate({"picture": PNG, "more": 2})) == {"image": inline(PNG, "image/png"), "seed": 1, "more": 2}
+    model = Model.model_validate({"picture": PNG, "more": 2})
+    assert result(model) == {"image": inline(PNG, "image/png"), "seed": 1, "more": 2}
     assert result([Record(PNG, ["a"])]) == [{"picture": inline(PNG, "image/png"), "names": ["a"]}]
 
 

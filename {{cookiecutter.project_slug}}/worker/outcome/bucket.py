@@ -17,7 +17,7 @@ URL_SECONDS = 604_800
 """How long a presigned URL holds: the most that the signature allows, and what the SDK's own upload gives."""
 QUERY = "?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={}%2F20000101%2F{}%2Fs3%2Faws4_request"
 QUERY += f"&X-Amz-Date=20000101T000000Z&X-Amz-Expires={URL_SECONDS}&X-Amz-SignedHeaders=host&X-Amz-Signature={'0' * 64}"
-STORES = re.compile(r"(s3(api)?|oss|cos|obs)[.-]|storage\.|[a-z]+[0-9]*\.(digitaloceanspaces|linodeobjects|vultrobjects)\.com$")
+STORES = re.compile(r"(s3(api)?|oss|cos|obs)[.-]|storage\.|[a-z0-9]+\.(digitaloceanspaces|linodeobjects)\.com$")
 """The hosts of stores, as far as they are named like that; elsewhere the bucket is in the path."""
 REGIONS = (
     re.compile(r"(?:^|\.)s3(?:api)?[.-]([a-z]{2,}-[a-z0-9-]*[0-9])\.", re.IGNORECASE),

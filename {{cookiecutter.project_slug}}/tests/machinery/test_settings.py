@@ -3,8 +3,8 @@
 import json
 
 import pytest
-import task
 
+import task
 from tests.conftest import PROJECT
 from worker.calls.pool import Pool
 from worker.refusal import Refused

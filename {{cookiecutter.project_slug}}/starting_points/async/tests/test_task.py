@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 import stamina
-import task
 from pydantic import ValidationError
 
+import task
 from tests.conftest import Serve
 
 Answer = Callable[[int, bytes], Awaitable[bytes | None]]

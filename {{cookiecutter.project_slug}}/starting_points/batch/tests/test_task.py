@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-import task
 import tokenizers
 import torch
 import transformers
 
+import task
 from tests.conftest import Serve
 
 MODEL = "tiny/classifier"

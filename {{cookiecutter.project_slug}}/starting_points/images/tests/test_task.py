@@ -9,11 +9,11 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
-import task
 import torch
 import transformers
 from pydantic import ValidationError
 
+import task
 from tests.conftest import Serve
 
 MODEL = "tiny/painter"

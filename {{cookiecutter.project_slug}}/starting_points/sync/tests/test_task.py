@@ -1,9 +1,9 @@
 """Yours: what ``task.py`` promises. These tests follow your edits of it."""
 
 import pytest
-import task
 from pydantic import ValidationError
 
+import task
 from tests.conftest import Serve
 
 

@@ -120,7 +120,6 @@ class TestStream:
         assert (state["status"], results(state["output"])) == ("COMPLETED", [0, "1", 2, 3])
 
 
-
 class TestDone:
     @pytest.mark.parametrize(
         ("faults", "posts"),
@@ -153,7 +152,6 @@ class TestDone:
         assert sum("bytes are refused for good: the platform answered 404" in line for line in mine) == 1
         assert caller.status(job_id)["status"] == "IN_PROGRESS"
         caller.post(f"/cancel/{job_id}")
-
 
 
 class TestDelivery:

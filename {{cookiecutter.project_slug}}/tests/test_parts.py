@@ -42,9 +42,7 @@ def test_parts_are_streamed_in_order_and_the_aggregate_has_the_whole(caller: Cal
     job_id = caller.run(items)
     parts, envelopes = told_apart(caller.stream(job_id))
     assert parts == {index: item["yield"] for index, item in enumerate(items)}
-    whole = [
-        {"index": index, "success": True, "result": "".join(item["yield"])} for index, item in enumerate(items)
-    ]
+    whole = [{"index": index, "success": True, "result": "".join(item["yield"])} for index, item in enumerate(items)]
     assert envelopes == caller.status(job_id)["output"] == whole
     assert caller.runsync(items)["output"] == whole
 

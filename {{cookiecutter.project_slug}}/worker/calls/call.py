@@ -17,13 +17,15 @@ from worker.calls import subtasks
 from worker.calls.parts import Inbox
 from worker.calls.threads import Threads
 from worker.calls.work import Work
+from worker.context import Context, in_call
 from worker.outcome.files import Unencoded, find
 from worker.outcome.result import Envelope, Raised, describe, encoded_part, failure, success
+from worker.refusal import Refused
 
 LET_GO_AFTER = 1.0
 """Seconds that a cancelled async call has to clean up."""
 
-Function = Callable[[Any, Any], Any]
+Function = Callable[..., Any]
 Made = Envelope | Unencoded
 
 
@@ -37,6 +39,11 @@ class Item(NamedTuple):
     def number(self) -> int:
         """The ``index`` of its envelope."""
         return self.work.first_index + self.place
+
+    @property
+    def context(self) -> Context:
+        """What a task may know of it."""
+        return Context(self.work.job_id, self.number, self.work.sent)
 
     def settle(self, envelope: Envelope) -> None:
         """Give the item its outcome."""
@@ -57,6 +64,8 @@ class Task:
     """Where a blocking function runs."""
     finishers: Threads
     """Where files are copied, encoded and stored."""
+    with_context: bool = False
+    """Whether it takes the items' contexts too."""
 
 
 def kind(function: Function) -> tuple[bool, bool]:
@@ -66,6 +75,27 @@ def kind(function: Function) -> tuple[bool, bool]:
         function = type(function).__call__
     in_parts = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function), in_parts
+
+
+def wants_context(function: Function, name: str) -> bool:
+    """Return whether ``function`` takes a third argument, ``context`` or ``contexts``; check that it takes the others.
+
+    Raises ``Refused``, with what ``name`` may look like.
+    """
+    items, contexts = ("items", "contexts") if name == "process_batch" else ("item", "context")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of something that is not written in Python
+        return False
+    for arguments in ((None, None), (None, None, None)):
+        with suppress(TypeError):
+            bound = signature.bind(*arguments)
+            if len(arguments) == 2 and contexts not in signature.parameters:
+                return False
+            if list(bound.arguments)[2:] == [contexts]:
+                return True
+    shapes = f"{name}({items}, job) or {name}({items}, job, {contexts})"
+    raise Refused(f"task.{name} must be {shapes}, not {name}{signature}.")
 
 
 @dataclass(eq=False)
@@ -127,6 +157,7 @@ class Call:
             loop.call_soon(self._tried)
 
     def _block(self, part: Callable[[bytes], None] | None) -> None:
+        self._say_where()
         try:
             returned = self.task.function(*self._arguments())
             if part and inspect.isgenerator(returned):
@@ -137,6 +168,7 @@ class Call:
 
     async def _await(self) -> None:
         subtasks.guarded.set(True)
+        self._say_where()
         try:
             returned = self.task.function(*self._arguments())
             if inspect.isasyncgen(returned):
@@ -180,21 +212,28 @@ class Call:
         if self.given_up is None and item.work.parts:
             item.work.parts.add(item.number, part)
 
-    def _arguments(self) -> tuple[Any, Any]:
+    def _say_where(self) -> None:
+        """Tell the log whose call this is."""
+        job_ids = {work.job_id for work, _ in self.items}
+        index = self.items[0].number if len(self.items) == 1 else None
+        in_call.set((self.items[0].work.job_id if len(job_ids) == 1 else None, index))
+
+    def _arguments(self) -> list[Any]:
         """Return what the function gets: copies of a batch's items, so that it cannot change what a half would get.
 
         For items of several jobs, the second is what those have in common, with these items.
         """
         items = [work.items[place] for work, place in self.items]
-        first = self.items[0].work
+        contexts = [item.context for item in self.items] if self.task.with_context else []
+        job = self.items[0].work.job
         if not self.task.batched:
-            return items[0], first.job
+            return [items[0], job, *contexts]
         if len(items) > 1:
             with suppress(BaseException):  # what cannot be copied is given as it is
                 items = copy.deepcopy(items)
-        if isinstance(first.job, BaseModel) and any(work is not first for work, _ in self.items):
-            return items, first.job.model_copy(update={"items": list(items)})
-        return items, first.job
+        if isinstance(job, BaseModel) and len({work for work, _ in self.items}) > 1:
+            job = job.model_copy(update={"items": list(items)})
+        return [items, job, contexts] if self.task.with_context else [items, job]
 
     def _seal(self, returned: Any) -> list[Made]:
         if not self.task.batched:

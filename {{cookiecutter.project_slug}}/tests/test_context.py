@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.conftest import Serve
-from worker.calls.call import kind
+from worker.calls.function import kind
 from worker.job import Worker
 from worker.refusal import Refused
 from worker.settings import Settings, read_settings

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from worker import log
-from worker.calls.call import kind, wants_context
+from worker.calls.function import kind, wants_context
 from worker.calls.pool import Pool
 from worker.calls.stream import Stream
 from worker.outcome.bucket import Access, Bucket

@@ -17,6 +17,7 @@ import task
 from worker.intake import loop
 from worker.intake.mode import Mode, find_mode
 from worker.job import Worker, Yielded
+from worker.log import TaskLog
 from worker.refusal import Refused
 from worker.settings import read_settings
 
@@ -24,7 +25,8 @@ from worker.settings import read_settings
 @cache
 def machinery() -> Worker:
     """Return the task, loaded, under its settings; made once. Raises ``Refused`` if it cannot be used."""
-    worker = Worker(task, read_settings())
+    TaskLog().install()
+    worker = Worker(task, read_settings(task))
     worker.load()
     return worker
 

@@ -4,13 +4,13 @@ import inspect
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from worker import log
-from worker.calls.call import kind
+from worker.calls.function import kind, wants_context
 from worker.calls.pool import Pool
 from worker.calls.stream import Stream
 from worker.outcome.bucket import Access, Bucket
@@ -22,6 +22,8 @@ from worker.refusal import Refused, faults
 from worker.settings import Settings
 
 MAX_INDEX = 10**12
+CREDENTIALS = ("s3Config",)
+"""Fields of a job that the task does not see."""
 Yielded = Chunk | dict[str, Any] | list[dict[str, Any]]
 """A chunk as the worker's own sender takes it, or for the SDK's: an envelope, or with ``CHUNK_SIZE`` a list of them."""
 
@@ -57,7 +59,10 @@ class Worker:
         """Whether it must not go on."""
         self.on_start: Callable[[str], None] = lambda _: None
         """Called with the id of each job whose items are about to start."""
-        self._stream = Stream(getattr(task, functions[0]), settings, batched=functions[0] == "process_batch")
+        [name] = functions
+        function = getattr(task, name)
+        with_context = wants_context(function, name)
+        self._stream = Stream(function, settings, batched=name == "process_batch", with_context=with_context)
 
     @property
     def pool(self) -> Pool:
@@ -102,20 +107,22 @@ class Worker:
             log.info(f"Refused: {refusal}", job["id"])
             yield {"error": str(refusal)}
             return
-        sent = failed = stored = 0
+        streamed = failed = stored = 0
         self.on_start(job["id"])
         try:
-            async with aclosing(self._stream.run(items, checked, job["id"], output, first_index=first)) as chunks:
+            sent = MappingProxyType({name: value for name, value in job.items() if name not in CREDENTIALS})
+            chunks = self._stream.run(items, checked, job["id"], output, first_index=first, sent=sent)
+            async with aclosing(chunks):
                 async for chunk in chunks:
                     posted = Chunk(chunk, output, chunked)
                     yield posted if self.sends else posted.plain
-                    sent += len(chunk)
+                    streamed += len(chunk)
                     failed += sum(not envelope.success for envelope in chunk)
                     stored += sum(envelope.stored for envelope in chunk)
         finally:
             seconds = time.monotonic() - began
-            cut = "" if sent == len(items) else f" of {len(items)}, then stopped"
-            counts = f"{sent} items{cut}, {failed} failed, {stored} stored"
+            cut = "" if streamed == len(items) else f" of {len(items)}, then stopped"
+            counts = f"{streamed} items{cut}, {failed} failed, {stored} stored"
             log.info(f"{counts}, {seconds:.3f} s, {output.size} bytes", job["id"])
 
     def _bucket(self, job: dict[str, Any]) -> Bucket | None:

@@ -1,12 +1,14 @@
-"""What the worker writes to the log, under the job's id.
+"""What the worker writes to the log, under the job's id: its own lines, and those of the task's standard logging.
 
 Nothing here raises, not for a full disk either: a log must not cost a result.
 """
 
+import logging
 from contextlib import suppress
 
 from runpod import RunPodLogger
 
+from worker.context import in_call
 from worker.outcome.result import Raised
 
 _log = RunPodLogger()
@@ -28,3 +30,20 @@ def error(message: str, raised: Raised | None, job_id: str | None = None) -> Non
     """Log ``message`` and a traceback, which goes nowhere else. The SDK cuts the middle out of a long one."""
     with suppress(Exception):
         _log.error(f"{message}\n{raised.trace}" if raised else message, job_id)
+
+
+class TaskLog(logging.Handler):
+    """Takes what the task, or a library, logs; in place of the SDK's (1.12.0, ``rp_upload``), which knows no job."""
+
+    def install(self) -> None:
+        """Listen to every logger."""
+        logging.root.handlers = [each for each in logging.root.handlers if type(each) is not logging.StreamHandler]
+        logging.root.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record under the job's id and the item's index."""
+        with suppress(Exception):
+            job_id, index = in_call.get()
+            message = self.format(record)
+            name = "WARN" if record.levelno == logging.WARNING else logging.getLevelName(min(record.levelno, 40))
+            _log.log(message if index is None else f"Item {index}: {message}", str(name), job_id)

@@ -1,5 +1,7 @@
 """Every environment variable the worker reads, typed, in one place."""
 
+import os
+from types import ModuleType
 from typing import Annotated
 
 from pydantic import Field, PositiveInt, SecretStr, ValidationError
@@ -58,10 +60,14 @@ class Settings(BaseSettings):
         return Access.model_validate(given) if given else None
 
 
-def read_settings() -> Settings:
-    """Read the settings from the environment; raise ``Refused``, naming the variables, if a value is not usable."""
+def read_settings(task: ModuleType | None = None) -> Settings:
+    """Read the settings from the environment, and their defaults from constants of their names in ``task``.
+
+    Raises ``Refused``, naming the variables, if a value is not usable.
+    """
+    unset = [name for name in Settings.model_fields if not os.environ.get(name.upper())]
     try:
-        settings = Settings()
+        settings = Settings(**{name: getattr(task, name.upper()) for name in unset if hasattr(task, name.upper())})
     except ValidationError as error:
         raise Refused(f"Check the environment: {faults(error, name=str.upper)}.") from None
     try:

@@ -137,7 +137,7 @@ def _kind(content: bytes) -> str:
 def test_a_cycle_with_a_file_in_it_is_for_the_encoder_to_refuse() -> None:
     cycle: list[Any] = [PNG]
     cycle.append(cycle)
-    assert sealed(cycle).body["failure"]["type"] == "ValueError"
+    assert not sealed(cycle).success
 
 
 def test_what_the_task_changes_after_it_has_returned_changes_nothing(tmp_path: Path) -> None:

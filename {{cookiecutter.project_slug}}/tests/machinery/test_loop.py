@@ -97,19 +97,30 @@ def test_a_number_of_jobs_is_the_most_and_one_means_one_by_one(serve: Serve, fif
 
 
 def test_long_jobs_are_spread_over_idle_workers(serve: Serve, fifos: list[Path]) -> None:
-    caller = serve("hostile", workers=2, ITEM_CONCURRENCY="2")
+    caller = serve("hostile", workers=2, ITEM_CONCURRENCY="1")
     while caller.get("/health").json()["workers"]["ready"] < 2:
         pass
     for two in (fifos[:2], fifos[2:4], fifos[4:]):
-        jobs = [caller.run([{"read": str(fifo)}, {"read": str(fifo)}, 0]) for fifo in two]
+        jobs = [caller.run([{"read": str(fifo)}, 0, 1]) for fifo in two]
         while not all(taken(caller, *jobs)):
             caller.get("/health")
         workers = {caller.endpoint.queue.jobs[job].worker for job in jobs}
         assert workers == {"worker-1", "worker-2"}
         for fifo, job in zip(two, jobs, strict=True):
-            with fifo.open("w") as pipe:
-                pipe.write("done")
+            fifo.write_text("done")
             assert len(list(caller.stream(job))) == 3
+
+
+@pytest.mark.parametrize("task", ["hostile", "hostile_batch"])
+def test_a_job_of_one_item_is_done_beside_a_long_one(serve: Serve, task: str) -> None:
+    """By the same worker, which has no slot to spare."""
+    caller = serve(task, ITEM_CONCURRENCY="1")
+    long = caller.run([{"bytes": 1_000}] * 3_000)
+    next(caller.stream(long))
+    for number in range(3):
+        assert caller.runsync([number])["output"][0]["result"] == number
+        assert caller.status(long)["status"] == "IN_PROGRESS"
+    assert len(list(caller.stream(long))) == 2_999
 
 
 def test_a_worker_that_is_told_to_stop_while_it_is_idle_drops_its_polls(

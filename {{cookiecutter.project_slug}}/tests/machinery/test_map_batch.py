@@ -14,7 +14,7 @@ import pytest
 
 from endpoint.client import CallFailed, Client, batch, http, map_batch
 from endpoint.client.map import Summary, map_file
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, Serve
 from tests.machinery.batch_api import BatchApi
 from tests.machinery.calling import KEY, Answer, Request, client, command, environment, lines, serve_http
 
@@ -339,3 +339,19 @@ def test_whatever_an_endpoint_without_batches_answers_is_a_sentence(out: Path, b
     sentence = "did not answer with a JSON object|is not a batch"
     with serve_http(lambda _: Answer(200, body)) as address, pytest.raises(CallFailed, match=sentence):
         mapped(address, write_items(out, 2), out)
+
+
+def test_a_worker_in_its_production_loop_does_batches_too(serve: Serve, out: Path) -> None:
+    """Through the local endpoint, whose batch workers are this project's; killed once on the way."""
+    caller = serve("hostile", CHUNK_SIZE="16")
+    items = write_items(out, 600)
+    arguments = ["map", str(items), "--out", str(out), "--batch", "--shard", "20"]
+    killed = subprocess.Popen(command(*arguments), cwd=PROJECT, env=environment(caller.endpoint.base_url))
+    while not out.with_name("results.jsonl.journal").exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    finished = client(caller.endpoint.base_url, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    assert results(out) == list(range(600))

@@ -14,16 +14,16 @@ from pydantic import BaseModel
 
 from worker import log
 from worker.calls import subtasks
+from worker.calls.function import Task
 from worker.calls.parts import Inbox
-from worker.calls.threads import Threads
 from worker.calls.work import Work
+from worker.context import Context, in_call
 from worker.outcome.files import Unencoded, find
 from worker.outcome.result import Envelope, Raised, describe, encoded_part, failure, success
 
 LET_GO_AFTER = 1.0
 """Seconds that a cancelled async call has to clean up."""
 
-Function = Callable[[Any, Any], Any]
 Made = Envelope | Unencoded
 
 
@@ -38,34 +38,14 @@ class Item(NamedTuple):
         """The ``index`` of its envelope."""
         return self.work.first_index + self.place
 
+    @property
+    def context(self) -> Context:
+        """What a task may know of it."""
+        return Context(self.work.job_id, self.number, self.work.sent)
+
     def settle(self, envelope: Envelope) -> None:
         """Give the item its outcome."""
         self.work.settle(self.place, envelope)
-
-
-@dataclass(frozen=True)
-class Task:
-    """How the task's function is called: ``timeout`` is in seconds per item, 0 for none."""
-
-    function: Function
-    batched: bool
-    is_async: bool
-    in_parts: bool
-    """Whether it is a generator: what it yields is streamed as it comes, and the result is all of it."""
-    timeout: float
-    threads: Threads
-    """Where a blocking function runs."""
-    finishers: Threads
-    """Where files are copied, encoded and stored."""
-
-
-def kind(function: Function) -> tuple[bool, bool]:
-    """Return whether ``function`` is async, and whether it is a generator: as what it is under its decorators."""
-    function = inspect.unwrap(function)
-    if not (inspect.isroutine(function) or isinstance(function, partial)):
-        function = type(function).__call__
-    in_parts = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function), in_parts
 
 
 @dataclass(eq=False)
@@ -127,6 +107,7 @@ class Call:
             loop.call_soon(self._tried)
 
     def _block(self, part: Callable[[bytes], None] | None) -> None:
+        self._say_where()
         try:
             returned = self.task.function(*self._arguments())
             if part and inspect.isgenerator(returned):
@@ -137,6 +118,7 @@ class Call:
 
     async def _await(self) -> None:
         subtasks.guarded.set(True)
+        self._say_where()
         try:
             returned = self.task.function(*self._arguments())
             if inspect.isasyncgen(returned):
@@ -180,21 +162,28 @@ class Call:
         if self.given_up is None and item.work.parts:
             item.work.parts.add(item.number, part)
 
-    def _arguments(self) -> tuple[Any, Any]:
+    def _say_where(self) -> None:
+        """Tell the log whose call this is."""
+        job_ids = {work.job_id for work, _ in self.items}
+        index = self.items[0].number if len(self.items) == 1 else None
+        in_call.set((self.items[0].work.job_id if len(job_ids) == 1 else None, index))
+
+    def _arguments(self) -> list[Any]:
         """Return what the function gets: copies of a batch's items, so that it cannot change what a half would get.
 
         For items of several jobs, the second is what those have in common, with these items.
         """
         items = [work.items[place] for work, place in self.items]
-        first = self.items[0].work
+        contexts = [item.context for item in self.items] if self.task.with_context else []
+        job = self.items[0].work.job
         if not self.task.batched:
-            return items[0], first.job
+            return [items[0], job, *contexts]
         if len(items) > 1:
             with suppress(BaseException):  # what cannot be copied is given as it is
                 items = copy.deepcopy(items)
-        if isinstance(first.job, BaseModel) and any(work is not first for work, _ in self.items):
-            return items, first.job.model_copy(update={"items": list(items)})
-        return items, first.job
+        if isinstance(job, BaseModel) and len({work for work, _ in self.items}) > 1:
+            job = job.model_copy(update={"items": list(items)})
+        return [items, job, contexts] if self.task.with_context else [items, job]
 
     def _seal(self, returned: Any) -> list[Made]:
         if not self.task.batched:

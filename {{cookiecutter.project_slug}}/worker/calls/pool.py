@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker import log
-from worker.calls.call import Call, Function, Item, Task, kind
+from worker.calls.call import Call, Item
+from worker.calls.function import Function, Task, kind
 from worker.calls.parts import Send
 from worker.calls.threads import Threads
 from worker.calls.work import Options, Work
@@ -58,10 +59,21 @@ class Pool:
     What calls it is on one event loop.
     """
 
-    def __init__(self, function: Function, settings: Settings, *, batched: bool) -> None:
+    def __init__(
+        self, function: Function, settings: Settings, *, batched: bool, with_context: bool = False
+    ) -> None:
         is_async, in_parts = kind(function)
         self.finishers = Threads(FINISHERS)
-        self.task = Task(function, batched, is_async, in_parts, settings.item_timeout, Threads(), self.finishers)
+        self.task = Task(
+            function,
+            batched,
+            is_async,
+            in_parts,
+            settings.item_timeout,
+            threads=Threads(),
+            finishers=self.finishers,
+            with_context=with_context,
+        )
         self.concurrency = settings.item_concurrency or (1 if batched else 32 if is_async else 4)
         self.most = settings.batch_size if batched else 1
         """Items in a call."""

@@ -1,10 +1,13 @@
 """Items in, ordered envelopes out: bounded, cancellable, and at work while the SDK is posting."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from worker.calls import subtasks
-from worker.calls.call import LET_GO_AFTER, Function
+from worker.calls.call import LET_GO_AFTER
+from worker.calls.function import Function
 from worker.calls.pool import Pool
 from worker.calls.work import Work
 from worker.outcome.overflow import CHUNK_BYTES, Output
@@ -15,17 +18,27 @@ from worker.settings import Settings
 class Stream:
     """The way of every job through ``function``: the task's ``process`` or, if ``batched``, its ``process_batch``."""
 
-    def __init__(self, function: Function, settings: Settings, *, batched: bool) -> None:
-        self.pool = Pool(function, settings, batched=batched)
+    def __init__(
+        self, function: Function, settings: Settings, *, batched: bool, with_context: bool = False
+    ) -> None:
+        self.pool = Pool(function, settings, batched=batched, with_context=with_context)
         self._lookahead = settings.lookahead
         self._chunk_size = settings.chunk_size
 
     async def run(
-        self, items: Sequence[object], job: object, job_id: str, output: Output, *, first_index: int = 0
+        self,
+        items: Sequence[object],
+        job: object,
+        job_id: str,
+        output: Output,
+        *,
+        first_index: int = 0,
+        sent: Mapping[str, Any] = MappingProxyType({}),
     ) -> AsyncGenerator[list[Envelope], None]:
         """Yield chunks of at most ``CHUNK_SIZE`` envelopes: one envelope for each of ``items``, in their order.
 
-        ``job`` is what the function gets as its second argument; ``first_index`` is the first envelope's. Closing the
+        ``job`` is what the function gets as its second argument; ``first_index`` is the first envelope's,
+        and ``sent`` what a task may see of the job as it came. Closing the
         generator, or cancelling whoever awaits it, starts no further call, cancels the async ones that nobody else
         waits for, and leaves the blocking ones to return into the void.
         """
@@ -36,6 +49,7 @@ class Stream:
             job_id,
             output,
             first_index=first_index,
+            sent=sent,
             lookahead=self._lookahead,
             finishers=pool.finishers,
             send_parts=pool.send_parts if pool.task.in_parts else None,

@@ -2,8 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -57,6 +58,7 @@ class Work:
         output: Output,
         *,
         first_index: int = 0,
+        sent: Mapping[str, Any],
         lookahead: int,
         finishers: Threads,
         send_parts: Send | None = None,
@@ -65,6 +67,8 @@ class Work:
         self.job = job
         self.job_id = job_id
         self.first_index = first_index
+        self.sent = sent
+        """The job as the platform sent it."""
         self.options = Options(job)
         self.in_turn = False
         """Whether the pool has it among those whose turn will come."""

@@ -1,0 +1,127 @@
+"""What a task may be given beside its item, and may say: its place, the log, its own defaults."""
+
+import functools
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from tests.conftest import Serve
+from worker.calls.function import kind
+from worker.job import Worker
+from worker.refusal import Refused
+from worker.settings import Settings, read_settings
+
+
+@pytest.mark.parametrize("task", ["contextual", "contextual_batch"])
+def test_each_item_knows_its_place_and_no_credential(serve: Serve, task: str) -> None:
+    caller = serve(task)
+    job = {"input": {"items": ["a", "b"], "first_index": 40}, "s3Config": {"accessSecret": "not for the task"}}
+    with ThreadPoolExecutor(8) as callers:
+        states = list(callers.map(lambda _: caller.post("/runsync", json=job).json(), range(8)))
+    for state in states:
+        assert [envelope["result"] for envelope in state["output"]] == [
+            {"job_id": state["id"], "index": index, "keys": ["id", "input"]} for index in (40, 41)
+        ]
+
+
+def test_what_a_task_logs_is_in_the_log_under_its_job_and_item(serve: Serve) -> None:
+    caller = serve("contextual")
+    state = caller.runsync(["a", "b"])
+    lines = [json.loads(line) for line in caller.log.read_text().splitlines() if line.startswith("{")]
+    mine = [(line["level"], line["message"]) for line in lines if line["requestId"] == state["id"]]
+    assert ("WARN", "Item 0: seen a") in mine
+    assert ("WARN", "Item 1: seen b") in mine
+    assert "not seen" not in caller.log.read_text()
+
+
+def test_a_constant_of_a_settings_name_is_its_default_and_the_environment_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task: Any = SimpleNamespace(ITEM_CONCURRENCY=1, BATCH_SIZE=8)
+    monkeypatch.delenv("ITEM_CONCURRENCY", raising=False)
+    monkeypatch.setenv("BATCH_SIZE", "4")
+    settings = read_settings(task)
+    assert (settings.item_concurrency, settings.batch_size) == (1, 4)
+    with pytest.raises(Refused, match="ITEM_CONCURRENCY"):
+        read_settings(SimpleNamespace(ITEM_CONCURRENCY=0))  # type: ignore[arg-type]
+
+
+class Input(BaseModel):
+    items: list[int]
+
+
+def worker(**functions: Callable[..., Any]) -> Worker:
+    task: Any = SimpleNamespace(Input=Input, load=lambda: None, **functions)
+    return Worker(task, Settings())
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        lambda item, job: item,
+        lambda item, job, context: item,
+        lambda item, job, retries=3: item,
+        lambda *arguments: arguments[0],
+        functools.partial(lambda model, item, job: item, "model"),
+    ],
+)
+def test_a_function_that_takes_an_item_and_its_job_is_taken(process: Callable[..., Any]) -> None:
+    worker(process=process)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "shown"),
+    [
+        ("process", lambda item: item, "not process(item)."),
+        ("process", lambda: None, "not process()."),
+        ("process", lambda item, job, other: item, "not process(item, job, other)."),
+        ("process", lambda item, job, *, model: item, "not process(item, job, *, model)."),
+        ("process_batch", lambda items, job, context: items, "not process_batch(items, job, context)."),
+    ],
+)
+def test_any_other_is_refused_at_the_start_with_the_right_one(
+    name: str, function: Callable[..., Any], shown: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        worker(**{name: function})
+    items = "items" if name == "process_batch" else "item"
+    assert str(refused.value).startswith(f"task.{name} must be {name}({items}, job) or {name}({items}, job, context")
+    assert str(refused.value).endswith(shown)
+
+
+async def awaits(item: int, job: Input) -> int:
+    return item
+
+
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def around(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return around
+
+
+class Model:
+    async def __call__(self, item: int, job: Input) -> int:
+        return item
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        awaits,
+        functools.partial(awaits),
+        decorated(awaits),
+        decorated(functools.partial(awaits)),
+        Model().__call__,
+        Model(),
+    ],
+)
+def test_a_decorated_or_partial_async_function_is_async(function: Callable[..., Any]) -> None:
+    assert kind(function) == (True, False)
+    assert worker(process=function).pool.concurrency == 32

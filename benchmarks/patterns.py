@@ -66,7 +66,7 @@ def table(worker: Path) -> str:
         ours = Path(name)
         shutil.copytree(worker / "worker", ours / "worker")
         shutil.copy(worker / "handler.py", ours)
-        shutil.copy(worker / "tests" / "tasks" / "hostile.py", ours / "task.py")
+        shutil.copy(worker / "tests" / "machinery" / "tasks" / "hostile.py", ours / "task.py")
         for pattern, words in PATTERNS.items():
             print(f"  {words}", file=sys.stderr)
             items = ["a", "raise", "b"] if pattern == "item_error" else ["a", "b", "c"]

@@ -5,6 +5,7 @@ import worker.intake.before_sdk  # noqa: F401  # isort: skip  # before the SDK
 import json
 import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,19 @@ class Caller:
     def runsync(self, items: list[Any], **options: Any) -> dict[str, Any]:
         state: dict[str, Any] = self.post("/runsync", json=self._job(items, options)).json()
         return state
+
+    def send_test_input(self) -> list[Any]:
+        """Send ``test_input.json``; return its envelopes in the order of the items. Fails if an item failed."""
+        [worker] = self.endpoint.workers.running
+        job_id = self.post("/run", content=(PROJECT / "test_input.json").read_bytes()).raise_for_status().json()["id"]
+        while (state := self.status(job_id))["status"] in ("IN_QUEUE", "IN_PROGRESS"):
+            assert not worker.exited.done(), f"The worker has ended:\n{self.log.read_text()}"
+            time.sleep(0.02)
+        assert state["status"] == "COMPLETED", state
+        chunks = [chunk if isinstance(chunk, list) else [chunk] for chunk in state["output"]]
+        envelopes = [envelope for chunk in chunks for envelope in chunk]
+        assert not [envelope for envelope in envelopes if not envelope["success"]], self.log.read_text()
+        return envelopes
 
     def take(self) -> dict[str, Any]:
         """Take a job as the endpoint's worker would."""
@@ -99,15 +113,15 @@ Serve = Callable[..., Caller]
 
 @pytest.fixture(scope="session")
 def make_worker(tmp_path_factory: pytest.TempPathFactory) -> MakeWorker:
-    """Lay out this worker in a folder of its own, around one of ``tests/tasks``."""
+    """Lay out this worker in a folder of its own, around one of ``tests/machinery/tasks``."""
 
     def make(task: str) -> Path:
         folder = tmp_path_factory.mktemp("worker")
         shutil.copytree(PROJECT / "worker", folder / "worker", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(PROJECT / "handler.py", folder)
         shutil.copy(PROJECT / "test_input.json", folder)
-        shutil.copytree(PROJECT / "tests" / "tasks", folder / "tests" / "tasks")
-        shutil.copy(PROJECT / "tests" / "tasks" / f"{task}.py", folder / "task.py")
+        shutil.copytree(PROJECT / "tests" / "machinery" / "tasks", folder / "tests" / "machinery" / "tasks")
+        shutil.copy(PROJECT / "tests" / "machinery" / "tasks" / f"{task}.py", folder / "task.py")
         return folder
 
     return make
@@ -115,16 +129,28 @@ def make_worker(tmp_path_factory: pytest.TempPathFactory) -> MakeWorker:
 
 @pytest.fixture(scope="module")
 def serve(make_worker: MakeWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Serve an endpoint whose workers run a task under the given settings, until the module is done."""
+    """Serve an endpoint whose workers run this project under the given settings, until the module is done.
+
+    Or one of ``tests/machinery/tasks`` in place of ``task.py``.
+    """
     with ExitStack() as stack:
 
-        def start(task: str, workers: int = 1, **env: str) -> Caller:
+        def start(task: str = "", workers: int = 1, **env: str) -> Caller:
             log = tmp_path_factory.mktemp("log") / "worker.log"
             output = stack.enter_context(log.open("wb"))
-            endpoint = LocalEndpoint(cwd=make_worker(task), workers=workers, env=env, log=output)
+            folder = make_worker(task) if task else PROJECT
+            endpoint = LocalEndpoint(cwd=folder, workers=workers, env=env, log=output)
             return stack.enter_context(Caller(stack.enter_context(endpoint), log))
 
         yield start
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let what the test starts take SIGINT, which is ignored under ``nohup make test &``: a child inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

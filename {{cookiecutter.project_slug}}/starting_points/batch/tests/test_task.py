@@ -1,7 +1,5 @@
 """Yours: what ``task.py`` promises, with a tiny random model that is loaded as a real one is: no download, no GPU."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 import transformers
 
 import task
-from tests.conftest import PROJECT, off_runpod
+from tests.conftest import Serve
 
 MODEL = "tiny/classifier"
 
@@ -89,15 +87,6 @@ def test_a_model_outside_the_cache_is_left_to_transformers(cache: Path, monkeypa
     assert task.find_model(MODEL) == cache / "models--tiny--classifier" / "snapshots" / "0123abc"
 
 
-def test_the_test_input_passes_the_local_test(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_input_succeeds_in_production(serve: Serve, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "MODEL_CACHE", cache)
-    finished = subprocess.run(
-        [sys.executable, "handler.py"],
-        cwd=PROJECT,
-        env=off_runpod(MODEL_ID=str(task.find_model(MODEL))),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert finished.returncode == 0, finished.stdout
-    assert " 3 items, 0 failed, " in finished.stdout
+    assert serve(MODEL_ID=str(task.find_model(MODEL))).send_test_input()

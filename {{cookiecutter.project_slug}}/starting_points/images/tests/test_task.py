@@ -1,8 +1,6 @@
 """Yours: what ``task.py`` promises, with a tiny random pipeline that is loaded as a real one: no download, no GPU."""
 
 import string
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +14,7 @@ import transformers
 from pydantic import ValidationError
 
 import task
-from tests.conftest import PROJECT, off_runpod
+from tests.conftest import Serve
 
 MODEL = "tiny/painter"
 SMALL = {"width": 64, "height": 72, "steps": 2}
@@ -217,15 +215,6 @@ def test_a_model_outside_the_cache_is_left_to_diffusers(cache: Path, monkeypatch
     assert task.find_model(MODEL) == cache / "models--tiny--painter" / "snapshots" / "0123abc"
 
 
-def test_the_test_input_passes_the_local_test(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_input_succeeds_in_production(serve: Serve, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "MODEL_CACHE", cache)
-    finished = subprocess.run(
-        [sys.executable, "handler.py"],
-        cwd=PROJECT,
-        env=off_runpod(MODEL_ID=str(task.find_model(MODEL))),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert finished.returncode == 0, finished.stdout
-    assert " 3 items, 0 failed, " in finished.stdout
+    assert serve(MODEL_ID=str(task.find_model(MODEL))).send_test_input()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.tasks.hostile import Input, act, load
+from tests.machinery.tasks.hostile import Input, act, load
 
 __all__ = ["Input", "load", "process_batch"]
 

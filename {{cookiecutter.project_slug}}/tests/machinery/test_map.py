@@ -24,8 +24,8 @@ from endpoint.client import CallFailed, Client
 from endpoint.client.journal import Journal
 from endpoint.client.map import Summary, map_file
 from endpoint.client.shards import MAX_BODY, Frame, cut
-from tests.calling import KEY, Answer, Request, client, command, environment, proxy
 from tests.conftest import PROJECT, Caller, Serve
+from tests.machinery.calling import KEY, Answer, Request, client, command, environment, proxy
 
 Forward = Callable[[], Answer]
 Meddle = Callable[[Request, Forward], Answer]
@@ -253,6 +253,7 @@ def test_after_a_refusal_it_goes_on_where_it_was(echo: Caller, out: Path) -> Non
     assert {calls[str(index)] for index in done} == {1}
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_cancels_what_is_in_flight_and_says_how_to_go_on(echo: Caller, out: Path, fifo: Path) -> None:
     items = write_items(out.parent, [{"read": str(fifo)}, *range(20)])
     with subprocess.Popen(

@@ -16,8 +16,8 @@ import pytest
 
 from endpoint.client import Client
 from endpoint.local import LocalEndpoint
-from tests.calling import Answer, Request, call, client, command, environment, job_of, lines, serve_http
 from tests.conftest import PROJECT
+from tests.machinery.calling import Answer, Request, call, client, command, environment, job_of, lines, serve_http
 
 PICTURE = random.Random(1).randbytes(300_000)
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.calling import client
 from tests.conftest import Serve
+from tests.machinery.calling import client
 from worker.outcome.bucket import Access, Bucket
 
 SECRET = "secret/never+to/be=seen"

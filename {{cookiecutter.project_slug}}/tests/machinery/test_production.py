@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Caller, Serve
-from tests.tasks.hostile import FAULTY, FINE
+from tests.machinery.tasks.hostile import FAULTY, FINE
 
 
 @pytest.fixture(scope="class")
@@ -20,7 +20,7 @@ def caller(request: pytest.FixtureRequest, serve: Serve) -> Caller:
 
 
 class Promises:
-    """What holds for ``task``, one of ``tests/tasks``."""
+    """What holds for ``task``, one of ``tests/machinery/tasks``."""
 
     task: str
 

@@ -14,9 +14,9 @@ import pytest
 
 from endpoint.client import CallFailed, Client, batch, http, map_batch
 from endpoint.client.map import Summary, map_file
-from tests.batch_api import BatchApi
-from tests.calling import KEY, Answer, Request, client, command, environment, lines, serve_http
 from tests.conftest import PROJECT, Serve
+from tests.machinery.batch_api import BatchApi
+from tests.machinery.calling import KEY, Answer, Request, client, command, environment, lines, serve_http
 
 
 @pytest.fixture
@@ -270,6 +270,7 @@ def test_results_too_large_for_one_answer_are_listed_in_smaller_ones(
     assert results(out) == list(range(400))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_leaves_the_batch_running_and_says_how_to_come_back(
     api: BatchApi, address: str, out: Path
 ) -> None:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from endpoint.local import LocalEndpoint
 from tests.conftest import Caller, MakeWorker, Serve
-from tests.faulty import Faulty, Forward, Held
+from tests.machinery.faulty import Faulty, Forward, Held
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tests.tasks.hostile import Input, process
+from tests.machinery.tasks.hostile import Input, process
 
 __all__ = ["Input", "load", "process"]
 

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from tests.tasks.hostile import Input, act, blocks, load
+from tests.machinery.tasks.hostile import Input, act, blocks, load
 
 __all__ = ["Input", "load", "process"]
 

@@ -293,6 +293,7 @@ def test_a_page_that_closes_leaves_nothing_behind(quiet: Caller) -> None:
     raise AssertionError("the closed page is still told the news")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_stopping_with_an_open_page_is_quiet() -> None:
     command = [sys.executable, "-m", "endpoint.local", "--port", "0", "--", *IDLE]
     with subprocess.Popen(

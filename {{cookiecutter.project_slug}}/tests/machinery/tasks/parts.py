@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.tasks.hostile import Input, act, load
+from tests.machinery.tasks.hostile import Input, act, load
 
 __all__ = ["Input", "load", "process"]
 

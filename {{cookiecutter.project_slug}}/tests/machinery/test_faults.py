@@ -13,7 +13,7 @@ from aiohttp import web
 
 from endpoint.local import LocalEndpoint
 from tests.conftest import Caller, MakeWorker, Serve
-from tests.faulty import Fault, Faulty, Forward, Held, answers, cut_off, passes
+from tests.machinery.faulty import Fault, Faulty, Forward, Held, answers, cut_off, passes
 
 Behind = Callable[..., AbstractContextManager[Caller]]
 

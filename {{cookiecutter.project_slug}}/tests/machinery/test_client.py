@@ -23,8 +23,20 @@ from packaging.utils import canonicalize_name
 from endpoint.client import CallFailed, Client, Envelope, JobFailed, http
 from endpoint.client.job import Job
 from endpoint.local import LocalEndpoint
-from tests.calling import KEY, Answer, Request, call, client, command, environment, job_of, lines, proxy, serve_http
 from tests.conftest import PROJECT, Caller, Serve
+from tests.machinery.calling import (
+    KEY,
+    Answer,
+    Request,
+    call,
+    client,
+    command,
+    environment,
+    job_of,
+    lines,
+    proxy,
+    serve_http,
+)
 
 STORING = """
 import worker.intake.before_sdk, os, runpod
@@ -456,6 +468,7 @@ def test_a_job_that_is_no_longer_waited_for_is_cancelled(echo: Caller, fifo: Pat
     assert echo.status(job_id)["status"] == "CANCELLED"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_cancels_the_job_and_is_a_sentence(echo: Caller, fifo: Path) -> None:
     started = command("stream", "-")
     with subprocess.Popen(

@@ -434,6 +434,7 @@ def test_any_worker_runs_under_the_command(tmp_path: Path) -> None:
     assert served.returncode == 0
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_caller_who_waits_is_answered_when_the_endpoint_stops() -> None:
     command = [sys.executable, "-m", "endpoint.local", "--port", "0", "--", *IDLE]
     pipe = subprocess.PIPE

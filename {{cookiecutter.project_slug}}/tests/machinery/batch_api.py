@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.calling import Answer, Request
+from tests.machinery.calling import Answer, Request
 
 Fault = Callable[[Request, Callable[[], Answer]], Answer]
 

@@ -24,7 +24,7 @@ from endpoint.deploy.bodies import change, creation
 from endpoint.deploy.options import read_options
 from endpoint.deploy.rest import Endpoint, Refused
 from tests.conftest import PROJECT
-from tests.rest_api import CREATE, KEY, UPDATE, Account, Fault, lost_half_way, problem
+from tests.machinery.rest_api import CREATE, KEY, UPDATE, Account, Fault, lost_half_way, problem
 
 IMAGE = "docker.io/me/worker"
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from typing import Any
 
-from tests.tasks import parts
-from tests.tasks.hostile import Input, act, blocks, load
+from tests.machinery.tasks import parts
+from tests.machinery.tasks.hostile import Input, act, blocks, load
 
 __all__ = ["Input", "load", "process"]
 

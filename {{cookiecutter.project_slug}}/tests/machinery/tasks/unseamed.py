@@ -4,7 +4,7 @@ from typing import Any
 
 from runpod.serverless.modules import rp_scale
 
-from tests.tasks.hostile import Input, load, process
+from tests.machinery.tasks.hostile import Input, load, process
 
 __all__ = ["Input", "load", "process"]
 

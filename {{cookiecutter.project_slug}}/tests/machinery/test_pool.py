@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
-from tests.test_stream import make, others_done
+from tests.machinery.test_stream import make, others_done
 from worker.calls.stream import Stream
 from worker.outcome.overflow import Output
 

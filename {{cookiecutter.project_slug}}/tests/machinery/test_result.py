@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tasks.hostile import FAULTY, FINE
+from tests.machinery.tasks.hostile import FAULTY, FINE
 from worker.outcome.result import describe, failure, success
 
 json_values = st.recursive(

@@ -127,7 +127,7 @@ def test_every_test_that_is_named_exists() -> None:
     assert rows
     assert all(named), "each claim names the test that holds it"
     for file, place in {each for names in named for each in names}:
-        scope: list[ast.stmt] = ast.parse((PROJECT / "tests" / file).read_text(encoding="utf-8")).body
+        scope: list[ast.stmt] = ast.parse((PROJECT / "tests" / "machinery" / file).read_text(encoding="utf-8")).body
         for name in place.split("::"):
             [found] = [each for each in scope if getattr(each, "name", None) == name]
             scope = getattr(found, "body", [])

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from tests.conftest import PROJECT
 
 UV = str(Path(sys.executable).with_name("uv"))
+ALL_TESTS = ["-m", "pytest", "--numprocesses", "auto", "--dist", "loadscope"]
 VENVS = Path(".venv", "sdk")
 """A virtual environment for each version: the locked packages, and that SDK in place of the locked one."""
 SECONDS = 1_800
@@ -60,7 +61,7 @@ def passes(version: str) -> bool:
             sys.exit(f"runpod {version} cannot be installed: see above.")
     print(f"runpod {version}", flush=True)
     try:
-        return subprocess.run([python, "-m", "pytest"], cwd=PROJECT, timeout=SECONDS).returncode == 0
+        return subprocess.run([python, *ALL_TESTS], cwd=PROJECT, timeout=SECONDS).returncode == 0
     except subprocess.TimeoutExpired:
         print(f"The tests have not ended within {SECONDS} s.")
         return False

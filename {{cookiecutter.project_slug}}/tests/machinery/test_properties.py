@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Caller, Serve
-from tests.tasks.hostile import FAULTY, FINE
-from tests.test_stream import Gauge, others_done
+from tests.machinery.tasks.hostile import FAULTY, FINE
+from tests.machinery.test_stream import Gauge, others_done
 from worker.calls.stream import Stream
 from worker.outcome.overflow import Output
 from worker.outcome.result import Envelope

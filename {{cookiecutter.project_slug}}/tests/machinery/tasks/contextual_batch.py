@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.tasks.hostile import Input, load
+from tests.machinery.tasks.hostile import Input, load
 from worker.context import Context
 
 __all__ = ["Input", "load", "process_batch"]

@@ -26,6 +26,8 @@ def complaint() -> str | None:
     """Return what is wrong with the answers, or None."""
     if not one_line(answers["project_name"], 80):
         return "project_name: give a name of one line, at most 80 characters."
+    # Cookiecutter has made the folder by now, and removes it when an answer is refused. For `..` that would be
+    # where the user stands: `__folder` in cookiecutter.json, rendered before, has put `_` in place of such an answer.
     if not re.fullmatch(SLUG, answers["project_slug"]):
         return "project_slug: use a-z, 0-9 and hyphens, beginning with a letter, at most 63 characters."
     if not one_line(answers["description"], 300):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cookiecutter.exceptions import FailedHookException
+from cookiecutter.main import cookiecutter
 
 from tests.conftest import QUESTIONS, STARTING_POINTS, Bake
 
@@ -210,6 +211,33 @@ def test_a_bad_answer_is_refused_in_one_line(
     assert "\n" not in said
     assert [path for path in tmp_path.rglob("*") if ".replay" not in path.parts] == [tmp_path / "deep", output]
     assert not Path("/tmp/outside").exists()
+
+
+@pytest.mark.parametrize("output", ["new", "new/deeper"])
+@pytest.mark.parametrize("slug", ["..", ".", "../..", "a/..", "../../here", "{here}", "", "..\\.."])
+def test_no_slug_costs_a_file_that_was_there(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slug: str, output: str
+) -> None:
+    """Cookiecutter removes the folder that it has made when a hook refuses the answers; ``new/..`` is where one is."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "canary").write_text("sings")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    slug = slug.replace("{here}", str(here))
+
+    config = {"replay_dir": str(tmp_path / "replay"), "cookiecutters_dir": str(tmp_path / "cookiecutters")}
+    answers = {"project_slug": slug}
+    with pytest.raises(FailedHookException):
+        cookiecutter(str(template), no_input=True, output_dir=output, default_config=config, extra_context=answers)
+    assert (here / "canary").read_text() == "sings"
+
+    options = ["--no-input", "--output-dir", output, f"project_slug={slug}"]
+    line = [sys.executable, "-m", "cookiecutter", str(template), *options]
+    refused = subprocess.run(line, stderr=subprocess.PIPE, text=True)
+    assert refused.returncode
+    assert "project_slug: use a-z" in refused.stderr
+    assert (here / "canary").read_text() == "sings"
 
 
 def test_baking_says_what_to_do_next(bake: Bake, capfd: pytest.CaptureFixture[str]) -> None:

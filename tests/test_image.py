@@ -39,6 +39,22 @@ def process(item: str, job: Input) -> str:
 """
 """A task that waits for whoever writes into a named pipe."""
 
+BESIDE = """
+from pathlib import Path
+from pydantic import BaseModel
+from shout import shout
+
+class Input(BaseModel):
+    items: list[str]
+
+def load() -> None:
+    pass
+
+def process(item: str, job: Input) -> str:
+    return f"{shout(item)} {Path('data/words.txt').read_text().strip()}"
+"""
+"""A task with a module and a data file beside it."""
+
 CLASSIFIER = """
 import tokenizers, torch, transformers
 folder = "/runpod-volume/huggingface-cache/hub/models--tiny--model/snapshots/0"
@@ -281,13 +297,45 @@ def test_a_killed_container_is_replaced_and_its_job_done(held: Image, gate: Path
 
 
 def test_it_holds_the_worker_and_what_it_needs_only(image: Image) -> None:
-    worker = [f"worker/{path.name}" for path in (image.project / "worker").glob("*.py")]
+    worker = [str(path.relative_to(image.project)) for path in (image.project / "worker").rglob("*.py")]
     found = image.run("find", "/app", "-type", "f", "-not", "-name", "*.pyc").splitlines()
     assert sorted(found) == sorted(f"/app/{name}" for name in ["handler.py", "task.py", "test_input.json", *worker])
     tools = "for tool in uv gcc make git; do command -v $tool; done; ls -A /root /var/lib/apt/lists 2>/dev/null; true"
     assert "uv" not in image.run("sh", "-c", tools)
     assert "not-for-the-image" not in docker("history", "--no-trunc", image.name)
     assert image.run("find", "/venv", "/app", "-perm", "/022", "-not", "-type", "l") == ""
+
+
+def test_what_is_beside_the_task_gets_into_it_and_no_secret_test_or_notebook(sync: Image, tmp_path: Path) -> None:
+    project = tmp_path / "more"
+    shutil.copytree(sync.project, project)
+    (project / "task.py").write_text(BESIDE)
+    inside = {"shout.py": "def shout(word):\n    return word.upper()\n", "data/words.txt": "spoken\n"}
+    outside = [
+        ".env",
+        "a.env",
+        "keys/cert.pem",
+        "id_ed25519",
+        "data/.hidden",
+        "notes.ipynb",
+        "docs/a.md",
+        "test_more.py",
+    ]
+    outside += [".git/config", ".venv/lib/a.py", "endpoint/more.py", "tests/more.py", "lib/__pycache__/a.pyc"]
+    for name, text in (inside | dict.fromkeys(outside, "not-for-the-image\n")).items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    make(project, "image", "TAG=more")
+    more = Image(project, sync.name.replace(":latest", ":more"))
+    try:
+        job = '{"input": {"items": ["a"]}}'
+        assert "'result': 'A spoken'" in docker("run", "--rm", more.name, "python", "handler.py", "--test_input", job)
+        found = more.run("find", "/app", "-type", "f", "-not", "-name", "*.pyc").splitlines()
+        before = sync.run("find", "/app", "-type", "f", "-not", "-name", "*.pyc").splitlines()
+        assert sorted(found) == sorted([*before, *(f"/app/{name}" for name in inside)])
+        assert more.layers[:-1] == sync.layers[:-1]
+    finally:
+        docker("rmi", "--force", more.name)
 
 
 def test_it_runs_as_a_user_with_a_number_who_owns_nothing_in_it(image: Image) -> None:

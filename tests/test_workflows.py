@@ -1,5 +1,6 @@
 """The workflows of a baked project and of the template: valid, locked down, and true to the Makefile."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -85,39 +86,100 @@ def test_the_gate_waits_for_every_job_and_every_starting_point(template: Path) -
     assert jobs(workflow)["worker"]["strategy"]["matrix"]["starting_point"] == STARTING_POINTS
 
 
+def test_the_patch_is_taken_before_what_is_new_runs_and_elsewhere(template: Path) -> None:
+    weekly = jobs(template / ".github" / "workflows" / "weekly.yml")
+    ran = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in weekly.items()}
+    assert [line.split()[:2] for line in ran["refresh"]] == [["make", "lock"]]
+    assert ran["test"][1:] == ["make test", "make test-sdk"]
+    assert "make" not in " ".join(ran["propose"])
+    assert weekly["test"]["needs"] == "refresh"
+    assert weekly["propose"]["needs"] == ["refresh", "test"]
+    assert [name for name, job in weekly.items() if "write" in job["permissions"].values()] == ["propose"]
+
+
+class Week:
+    """The step that proposes what was refreshed, in a clone of its own, with a ``gh`` that says what it was told."""
+
+    def __init__(self, template: Path, folder: Path, proposed: str) -> None:
+        self._git = ["git", "-c", "user.name=user", "-c", "user.email=user@localhost", "-C"]
+        self._folder, self._origin, self._clone = folder, folder / "origin", folder / "clone"
+        subprocess.run(["git", "init", "--quiet", "--bare", self._origin], check=True)
+        subprocess.run(["git", "clone", "--quiet", self._origin, self._clone], check=True)
+        gh = folder / "gh"
+        gh.write_text(
+            f'#!/bin/sh\necho "$*" >> {folder}/said\ncase "$1 $2" in\n'
+            f"'run download') cp {folder}/patch weekly.patch ;;\n'pr list') echo {proposed} ;;\nesac\n"
+        )
+        gh.chmod(0o755)
+        [self._script] = [step["run"] for step in steps(template) if step.get("name", "").startswith("Propose")]
+
+    def patch(self, *changed: str) -> None:
+        """Make the patch that changes these files."""
+        for name in changed:
+            (self._clone / name).parent.mkdir(exist_ok=True)
+            (self._clone / name).write_text("older\n")
+        subprocess.run([*self._git, self._clone, "add", "--all"], check=True)
+        subprocess.run([*self._git, self._clone, "commit", "--quiet", "--message", "older"], check=True)
+        for name in changed:
+            (self._clone / name).write_text("newer\n")
+        patch = subprocess.check_output([*self._git, self._clone, "diff", "--binary"])
+        subprocess.run([*self._git, self._clone, "reset", "--quiet", "--hard"], check=True)
+        (self._folder / "patch").write_bytes(patch)
+
+    def propose(self, sha256: str | None = None) -> "subprocess.CompletedProcess[str]":
+        sha256 = sha256 or hashlib.sha256((self._folder / "patch").read_bytes()).hexdigest()
+        environment = {
+            "PATH": f"{self._folder}:/usr/bin:/bin",
+            "GITHUB_RUN_ID": "1",
+            "GITHUB_REF_NAME": "main",
+            "SHA256": f"{sha256}  -",
+        }
+        return subprocess.run(
+            ["bash", "-e", "-c", self._script], cwd=self._clone, env=environment, stdout=subprocess.PIPE, text=True
+        )
+
+    @property
+    def said(self) -> str:
+        return (self._folder / "said").read_text()
+
+    @property
+    def pushed(self) -> list[str]:
+        """The files of the branch that was pushed, if one was."""
+        if not subprocess.check_output([*self._git, self._origin, "branch", "--list", "weekly"]):
+            return []
+        shown = subprocess.check_output(
+            [*self._git, self._origin, "show", "--name-only", "--format=", "weekly"], text=True
+        )
+        return sorted(shown.split())
+
+
 @pytest.mark.parametrize("proposed", ["", "7"], ids=["none open", "one open"])
 def test_what_is_refreshed_becomes_one_pull_request_of_nothing_else(
     template: Path, tmp_path: Path, proposed: str
 ) -> None:
-    """The patch comes from where new packages ran: it may change the lock files and the Dockerfile's uv."""
-    git = ["git", "-c", "user.name=user", "-c", "user.email=user@localhost", "-C"]
-    origin, clone, said = tmp_path / "origin", tmp_path / "clone", tmp_path / "said"
-    subprocess.run(["git", "init", "--quiet", "--bare", origin], check=True)
-    subprocess.run(["git", "clone", "--quiet", origin, clone], check=True)
-    changed = ["requirements-dev.txt", "a/requirements.txt", "a/Dockerfile", "Makefile", "hooks/post.py"]
-    for name in changed:
-        (clone / name).parent.mkdir(exist_ok=True)
-        (clone / name).write_text("older\n")
-    subprocess.run([*git, clone, "add", "--all"], check=True)
-    subprocess.run([*git, clone, "commit", "--quiet", "--message", "older"], check=True)
-    for name in changed:
-        (clone / name).write_text("newer\n")
-    patch = subprocess.check_output([*git, clone, "diff", "--binary"])
-    subprocess.run([*git, clone, "reset", "--quiet", "--hard"], check=True)
-    (tmp_path / "patch").write_bytes(patch)
-    gh = tmp_path / "gh"
-    gh.write_text(
-        f'#!/bin/sh\necho "$*" >> {said}\ncase "$1 $2" in\n'
-        f"'run download') cp {tmp_path}/patch weekly.patch ;;\n'pr list') echo {proposed} ;;\nesac\n"
-    )
-    gh.chmod(0o755)
-    [script] = [step["run"] for step in steps(template) if step.get("name", "").startswith("Propose")]
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GITHUB_RUN_ID": "1", "GITHUB_REF_NAME": "main"}
-    subprocess.run(["bash", "-e", "-c", script], cwd=clone, env=environment, check=True)
+    """It may change the lock files and the Dockerfile's uv."""
+    week = Week(template, tmp_path, proposed)
+    week.patch("requirements-dev.txt", "a/requirements.txt", "a/Dockerfile", "Makefile", "hooks/post.py")
+    assert week.propose().returncode == 0
+    assert week.pushed == ["a/Dockerfile", "a/requirements.txt", "requirements-dev.txt"]
+    assert ("pr create --base main --head weekly" in week.said) is (proposed == "")
 
-    pushed = subprocess.check_output([*git, origin, "show", "--name-only", "--format=", "weekly"], text=True)
-    assert sorted(pushed.split()) == ["a/Dockerfile", "a/requirements.txt", "requirements-dev.txt"]
-    assert ("pr create --base main --head weekly" in said.read_text()) is (proposed == "")
+
+def test_a_patch_that_has_changed_since_it_was_made_is_not_proposed(template: Path, tmp_path: Path) -> None:
+    week = Week(template, tmp_path, "")
+    week.patch("requirements-dev.txt")
+    refused = week.propose(sha256="0" * 64)
+    assert refused.returncode == 1
+    assert refused.stdout.startswith("::error::The patch is not the one")
+    assert week.pushed == []
+
+
+def test_dependabot_watches_every_dockerfile(project: Path) -> None:
+    """It moves the tags of the base images, and their digests where there are any."""
+    watched = yaml.safe_load((project / ".github" / "dependabot.yml").read_text(encoding="utf-8"))["updates"]
+    [folder] = [entry["directory"] for entry in watched if entry["package-ecosystem"] == "docker"]
+    found = [path.parent for path in project.rglob("Dockerfile")]
+    assert found == [project / folder.removeprefix("/")]
 
 
 def release(project: Path, step: str, tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:

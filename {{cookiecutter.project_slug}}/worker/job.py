@@ -8,6 +8,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from worker import log
 from worker.calls.function import kind, wants_context
@@ -22,6 +23,7 @@ from worker.refusal import Refused, faults
 from worker.settings import Settings
 
 MAX_INDEX = 10**12
+NO_ITEMS = "No items provided"
 CREDENTIALS = ("s3Config",)
 """Fields of a job that the task does not see."""
 Yielded = Chunk | dict[str, Any] | list[dict[str, Any]]
@@ -142,23 +144,35 @@ class Worker:
         given = job.get("input")
         if not isinstance(given, dict):
             raise Refused('The job\'s input must be an object: {"items": […]}.')
-        items = given.get("items")
-        if items is None or items == []:
-            raise Refused("No items provided")
-        if isinstance(items, list) and len(items) > self.settings.max_items:
-            raise Refused(f"{len(items)} items are too many for one job: send at most {self.settings.max_items}.")
         first = given.get("first_index", 0)
         if type(first) is not int or not 0 <= first <= MAX_INDEX:
             raise Refused(f"The job's first_index must be a whole number from 0 to {MAX_INDEX}.")
         if "first_index" not in self._input.model_fields:
             given = {name: value for name, value in given.items() if name != "first_index"}
+        self._check_count(given.get("items"))  # before the work of checking each
         try:
             checked = self._input.model_validate(given)
         except ValidationError as error:
+            if any(self._is_without_items(fault) for fault in error.errors()):
+                raise Refused(NO_ITEMS) from None
             raise Refused(f"The job's input cannot be used: {faults(error)}.") from None
         except BaseException as error:  # a validator of the task's own; it must not end the worker
             log.error("task.Input could not check the job", describe(error), job["id"])
             raise Refused("The job's input cannot be used: task.Input failed on it.") from None
-        if not isinstance(checked.items, list):  # type: ignore[attr-defined]
+        items = checked.items  # type: ignore[attr-defined]
+        if not isinstance(items, list):
             raise Refused("task.Input.items must be a list.")
+        if not items:
+            raise Refused(NO_ITEMS)
+        self._check_count(items)
         return checked, first
+
+    def _check_count(self, items: object) -> None:
+        if isinstance(items, list) and len(items) > self.settings.max_items:
+            raise Refused(f"{len(items)} items are too many for one job: send at most {self.settings.max_items}.")
+
+    def _is_without_items(self, fault: ErrorDetails) -> bool:
+        """Whether the items are what is missing, under the name that ``task.Input`` has for them."""
+        field = self._input.model_fields["items"]
+        ours = fault["loc"][:1] in (("items",), (field.alias,), (field.validation_alias,))
+        return ours and (fault["type"] == "missing" or (len(fault["loc"]) == 1 and fault["input"] is None))

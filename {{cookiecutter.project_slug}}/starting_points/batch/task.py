@@ -42,7 +42,10 @@ def find_model(model_id: str) -> str | Path:
 
 
 def process_batch(items: list[str], job: Input) -> list[Any]:
-    """Turn a batch of items into a list with a result for each. If this raises, each item is tried on its own."""
+    """Turn a batch of items into a list with a result for each.
+
+    If this raises, its halves are tried, down to the guilty items.
+    """
     scores = _classify(items, batch_size=len(items), top_k=None if job.labels == "all" else 1, truncation=True)
     return [
         {"text": item, "labels": [{"label": found["label"], "score": round(found["score"], 4)} for found in labels]}

@@ -80,7 +80,9 @@ def find_model(model_id: str) -> str | Path:
 
 
 def process_batch(items: list[Prompt], job: Input) -> list[Picture]:
-    """Turn a batch of prompts into a list with a picture for each. If this raises, each item is tried on its own.
+    """Turn a batch of prompts into a list with a picture for each.
+
+    If this raises, its halves are tried, down to the guilty items.
 
     A picture depends on its prompt, its seed and the job's options alone, but for what a GPU rounds by a call's size.
     """

@@ -1,5 +1,6 @@
 """What a task may be given beside its item, and may say: its place, the log, its own defaults."""
 
+import asyncio
 import functools
 import json
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tests.conftest import Serve
 from worker.calls.function import kind
@@ -125,3 +126,48 @@ class Model:
 def test_a_decorated_or_partial_async_function_is_async(function: Callable[..., Any]) -> None:
     assert kind(function) == (True, False)
     assert worker(process=function).pool.concurrency == 32
+
+
+class Ported(BaseModel):
+    """As an existing worker's requests look: a list under another name, or a single one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[str] = Field(validation_alias="prompts")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one(cls, given: Any) -> Any:
+        return {"prompts": [given["prompt"]]} if "prompt" in given else given
+
+
+@pytest.mark.parametrize(
+    ("given", "output"),
+    [
+        ({"prompts": ["a", "b"]}, ["a", "b"]),
+        ({"prompt": "a"}, ["a"]),
+        ({"prompts": []}, "No items provided"),
+        ({"prompts": None}, "No items provided"),
+        ({}, "No items provided"),
+        ({"items": ["a"]}, "No items provided"),
+    ],
+)
+def test_an_input_may_have_another_shape_than_items(given: dict[str, Any], output: Any) -> None:
+    ported: Any = SimpleNamespace(Input=Ported, load=lambda: None, process=lambda item, job: item)
+
+    async def chunks() -> list[Any]:
+        return [chunk async for chunk in Worker(ported, Settings()).run({"id": "job", "input": given})]
+
+    found = asyncio.run(chunks())
+    if isinstance(output, str):
+        assert found == [{"error": output}]
+    else:
+        assert [envelope["result"] for envelope in found] == output
+
+
+def test_an_item_may_ask_for_a_new_worker(serve: Serve) -> None:
+    caller = serve("hostile")
+    state = caller.runsync([{"refresh_worker": True, "kept": 1}, {"refresh_worker": False}])
+    assert [envelope["result"] for envelope in state["output"]] == [{"kept": 1}, {"refresh_worker": False}]
+    while caller.runsync([1])["workerId"] == state["workerId"]:
+        pass

@@ -114,10 +114,50 @@ def test_the_image_runs_as_a_user_with_a_number() -> None:
     assert re.findall(r"^USER (.*)$", last_stage, re.MULTILINE) == ["1000:1000"]
 
 
-def test_nothing_gets_into_the_image_but_what_is_named() -> None:
-    first, *rules = (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert first == "*"
-    assert [rule for rule in rules if rule.startswith(("!.", "!*", "!/", "!?", "!["))] == []
+def sent_to_the_builder(path: str) -> bool:
+    """Whether ``.dockerignore`` lets ``path`` through, by Docker's rules.
+
+    A rule holds for a path and all below it; ``*`` stays within a folder, ``**`` does not; the last rule that fits wins.
+    https://docs.docker.com/build/concepts/context/#syntax
+    """
+    lines = (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    above = ["/".join(path.split("/")[: depth + 1]) for depth in range(path.count("/") + 1)]
+    sent = True
+    for rule in [line.strip() for line in lines if line.strip() and not line.startswith("#")]:
+        pattern = re.escape(rule.removeprefix("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
+        if any(re.fullmatch(pattern, each) for each in above):
+            sent = rule.startswith("!")
+    return sent
+
+
+OUTSIDE = """
+.env .env.local prod.env keys/.env cert.pem keys/deep/cert.pem server.key id_rsa keys/id_ed25519.pub client_secret.json
+credentials.json .ssh/config .git/config .venv/lib/site.py venv/lib/site.py .aws/credentials .runpod/hub.json
+tests/test_task.py tests/tasks/parts.py test_model.py lib/test_model.py conftest.py explore.ipynb notes/explore.ipynb
+docs/calling.md README.md SECURITY.md Dockerfile Makefile pyproject.toml requirements-dev.txt .github/workflows/ci.yml
+endpoint/demo.py endpoint/local/server.py __pycache__/task.pyc lib/__pycache__/model.pyc .mypy_cache/a .DS_Store
+""".split()
+INSIDE = """
+handler.py task.py test_input.json requirements.txt worker/job.py worker/calls/call.py
+model.py lib/model.py labels.txt data/labels.json data/README.md prompts/system.md weights.safetensors a.onnx
+environment.py keys.py tests.json docs.py endpoints.csv
+""".split()
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_secrets_tests_and_notebooks_stay_out_of_the_image(path: str) -> None:
+    assert not sent_to_the_builder(path)
+
+
+@pytest.mark.parametrize("path", INSIDE)
+def test_what_is_beside_the_task_gets_into_the_image(path: str) -> None:
+    assert sent_to_the_builder(path)
+
+
+def test_the_image_copies_what_is_sent_in_one_place_only() -> None:
+    text = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
+    assert re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE) == ["requirements.txt /", ". ."]
+    assert re.findall(r"^COPY --from=(.*)$", text, re.MULTILINE) == ["dependencies /image /", "code /image /"]
 
 
 def test_every_test_that_is_named_exists() -> None:

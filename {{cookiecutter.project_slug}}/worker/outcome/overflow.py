@@ -44,6 +44,8 @@ class Output:
         inline_file_bytes: int = 100_000,
     ) -> None:
         self.size = BODY_AROUND_CHUNKS
+        self.refresh_worker = False
+        """Whether a result asks for a new worker after the job."""
         self.failing_since: float | None = None
         """Since when the platform has not taken the job's chunks, in seconds of ``time.monotonic``."""
         self._job_id = job_id

@@ -95,6 +95,8 @@ class Sender:
         url = rp_http.JOB_DONE_URL.replace("$ID", job_id) + f"&isStream={str(is_stream).lower()}"
         chunks: list[Chunk] = result.get("output") or []
         rest = {name: value for name, value in result.items() if name != "output"}
+        if any(chunk.output.refresh_worker for chunk in chunks):
+            rest["stopPod"] = True
         while True:
             body = _final(chunks, rest)
             try:

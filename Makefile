@@ -1,11 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
-LOCK := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make lock" --upgrade
+LOCK := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make lock"
 WORKER := build/my-worker
+POINTS := sync async batch images
 DOCKERFILE := {{cookiecutter.project_slug}}/Dockerfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-sdk lint table bench image scale lock clean
+.PHONY: help demo test test-sdk lint table bench image scale lock upgrade clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,32 +27,40 @@ lint: $(BIN)/.ready
 	$(BIN)/mypy
 
 table: $(WORKER)  ## Write the table of documented patterns into the README
-	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
+	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
 	@cd $(WORKER) && PYTHONPATH=. .venv/bin/python $(CURDIR)/benchmarks/patterns.py $(CHECK)
 
-lock: $(BIN)/.ready  ## Refresh every lock file from its pyproject.toml, and the uv that builds the image
-	$(LOCK) pyproject.toml --group dev --output-file requirements-dev.txt
-	for point in sync async batch images; do \
+lock: $(BIN)/.ready  ## Write every lock file from its pyproject.toml, and the uv that builds the image; what is locked stays
+	$(LOCK) $(UPGRADE) pyproject.toml --group dev --output-file requirements-dev.txt
+	for point in $(POINTS); do \
 		$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir build/$$point starting_point=$$point && \
 		cd build/$$point/my-worker && \
-		$(LOCK) pyproject.toml --output-file requirements.txt && \
-		$(LOCK) pyproject.toml --group dev --constraints requirements.txt --output-file requirements-dev.txt && \
-		cp requirements.txt requirements-dev.txt "$(CURDIR)/{{cookiecutter.project_slug}}/starting_points/$$point/" && \
+		$(LOCK) $(UPGRADE) pyproject.toml --output-file requirements.txt && \
+		cp requirements.txt "$(CURDIR)/{{cookiecutter.project_slug}}/starting_points/$$point/" && \
 		cd "$(CURDIR)" || exit 1; \
 	done
+	cd build/sync/my-worker && \
+		$(LOCK) $(UPGRADE) --group run $(POINTS:%=--constraints ../../%/my-worker/requirements.txt) \
+			--output-file requirements-run.txt && \
+		$(LOCK) $(UPGRADE) --group dev $(POINTS:%=--constraints ../../%/my-worker/requirements.txt) \
+			--constraints requirements-run.txt --output-file requirements-dev.txt && \
+		cp requirements-run.txt requirements-dev.txt "$(CURDIR)/{{cookiecutter.project_slug}}/"
 	@version=$$(sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements-dev.txt) && \
 		sed "s/uv==[0-9.]*/uv==$$version/" "$(DOCKERFILE)" > build/Dockerfile && cp build/Dockerfile "$(DOCKERFILE)"
 
+upgrade:  ## Move all that is locked to what is newest
+	@$(MAKE) --no-print-directory lock UPGRADE=--upgrade
+
 bench: $(WORKER)  ## Measure the documented handlers and this worker; write the README's table and chart
-	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
+	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
 	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/speed.py $(WORKER) $(ARGS)
 
 image: $(WORKER)  ## Build the image; write into the README what is in it and how soon it starts
-	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
+	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
 	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/image.py $(WORKER)
 
 scale: $(WORKER)  ## Measure map and small jobs over 1 to 8 workers; write the table in the baked docs/scaling.md, and a chart
-	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
+	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
 	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/scale.py $(WORKER) $(ARGS)
 
 clean:  ## Remove what these commands made
@@ -65,6 +74,7 @@ $(WORKER): $(BIN)/.ready
 $(BIN)/.ready: requirements-dev.txt
 	@echo "Installing what the lock file names into .venv ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.txt > .venv/uv.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement .venv/uv.txt
 	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --python $(BIN)/python --requirement requirements-dev.txt
 	@touch $@

@@ -18,7 +18,7 @@ from tests.conftest import QUESTIONS, STARTING_POINTS, Bake
 
 TREE = """
 .dockerignore .env.example .gitignore Dockerfile Makefile README.md SECURITY.md handler.py pyproject.toml
-requirements-client.txt requirements-dev.txt requirements.txt task.py test_input.json
+requirements-client.txt requirements-dev.txt requirements-run.txt requirements.txt task.py test_input.json
 .github/dependabot.yml
 .github/workflows/ci.yml .github/workflows/release.yml
 .runpod/hub.json .runpod/tests.json
@@ -62,7 +62,7 @@ worker/outcome/overflow.py worker/outcome/result.py worker/outcome/sender.py
 """.split()
 
 OF_THE_STARTING_POINT = """
-.runpod/hub.json .runpod/tests.json Dockerfile Makefile pyproject.toml requirements-dev.txt requirements.txt
+.runpod/hub.json .runpod/tests.json Dockerfile Makefile pyproject.toml requirements.txt
 task.py test_input.json tests/test_task.py
 """.split()
 

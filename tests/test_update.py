@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import STARTING_POINTS
 
 WORKER = "{{cookiecutter.project_slug}}"
-YOURS = ["task.py", "tests/test_task.py", "test_input.json", "requirements.txt", "requirements-dev.txt"]
+YOURS = ["task.py", "tests/test_task.py", "test_input.json", "requirements.txt"]
 
 
 @pytest.fixture(autouse=True)

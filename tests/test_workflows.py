@@ -89,7 +89,7 @@ def test_the_gate_waits_for_every_job_and_every_starting_point(template: Path) -
 def test_the_patch_is_taken_before_what_is_new_runs_and_elsewhere(template: Path) -> None:
     weekly = jobs(template / ".github" / "workflows" / "weekly.yml")
     ran = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in weekly.items()}
-    assert [line.split()[:2] for line in ran["refresh"]] == [["make", "lock"]]
+    assert [line.split()[:2] for line in ran["refresh"]] == [["make", "upgrade"]]
     assert ran["test"][1:] == ["make test", "make test-sdk"]
     assert "make" not in " ".join(ran["propose"])
     assert weekly["test"]["needs"] == "refresh"

@@ -54,7 +54,7 @@ def passes(version: str) -> bool:
     venv = VENVS / version
     python = str(venv / "bin" / "python")
     for line in (
-        ["make", "--no-print-directory", f"VENV={venv}", f"{venv}/bin/.ready"],
+        ["make", "--no-print-directory", f"VENV={venv}", f"{venv}/bin/.ready-dev"],
         [UV, "pip", "install", "--quiet", "--prerelease=allow", "--python", python, f"runpod=={version}"],
     ):
         if subprocess.run(line, cwd=PROJECT).returncode:

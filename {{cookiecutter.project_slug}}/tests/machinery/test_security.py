@@ -117,7 +117,7 @@ def test_the_image_runs_as_a_user_with_a_number() -> None:
 def sent_to_the_builder(path: str) -> bool:
     """Whether ``.dockerignore`` lets ``path`` through, by Docker's rules.
 
-    A rule holds for a path and all below it; ``*`` stays within a folder, ``**`` does not; the last rule that fits wins.
+    A rule holds for a path and all below it; ``*`` stays within a folder, ``**`` does not. The last that fits wins.
     https://docs.docker.com/build/concepts/context/#syntax
     """
     lines = (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()

@@ -1,5 +1,7 @@
 """What a user of each bake would run."""
 
+import re
+
 import pytest
 
 from tests.conftest import ROOT, STARTING_POINTS, Bake, make
@@ -12,6 +14,49 @@ OF_EACH = "tests/test_task.py tests/machinery/test_settings.py tests/machinery/t
 def test_the_baked_project_passes_its_own_lint_and_suite(bake: Bake, starting_point: str) -> None:
     tests = "" if starting_point == STARTING_POINTS[0] else OF_EACH
     make(bake(starting_point=starting_point), "lint", "test-all", f"TESTS={tests}")
+
+
+CALLS_IT = """
+import base64
+import io
+
+from PIL import Image
+
+from tests.conftest import Serve
+from tests.machinery.calling import Answer, Request, serve_http
+
+
+def test_it_returns_the_thumbnail_itself(serve: Serve) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (640, 480), "tomato").save(picture, "PNG")
+
+    def answer(request: Request) -> Answer:
+        return Answer(200, picture.getvalue()) if request.path == "/tomato.png" else Answer(404)
+
+    with serve_http(answer) as address:
+        made, failed = serve().runsync([f"{address}/tomato.png", f"{address}/gone.png"], width=64)["output"]
+    file = made["result"]
+    thumbnail = Image.open(io.BytesIO(base64.b64decode(file["data"])))
+    assert (thumbnail.size, thumbnail.getpixel((5, 5)), file["content_type"]) == ((64, 48), (255, 99, 71), "image/png")
+    assert failed["failure"] == {"type": "HTTPError", "message": "HTTP Error 404: Not Found"}
+"""
+
+
+def test_the_task_in_the_readme_does_what_it_says(bake: Bake) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [task] = re.findall(r"After, thumbnails.*?```python\n(.*?)```", readme, re.DOTALL)
+    project = bake()
+    (project / "task.py").write_text(task, encoding="utf-8")
+    (project / "tests" / "test_task.py").write_text(CALLS_IT, encoding="utf-8")
+    make(project, "test-all", "TESTS=tests/test_task.py")
+
+
+def test_the_settings_in_env_are_read_by_what_runs_the_worker_and_by_no_test(bake: Bake) -> None:
+    project = bake()
+    (project / ".env").write_text("ITEM_TIMEOUT=soon\n", encoding="utf-8")
+    with pytest.raises(AssertionError):
+        make(project, "run")
+    make(project, "test")
 
 
 def test_the_table_in_the_readme_is_what_the_sdk_does() -> None:

@@ -50,7 +50,7 @@ image: $(WORKER)  ## Build the image; write into the README what is in it and ho
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
 	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/image.py $(WORKER)
 
-scale: $(WORKER)  ## Measure map and small jobs over 1 to 8 workers; write the baked README's table, and a chart
+scale: $(WORKER)  ## Measure map and small jobs over 1 to 8 workers; write the table in the baked docs/scaling.md, and a chart
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
 	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/scale.py $(WORKER) $(ARGS)
 

@@ -1,4 +1,4 @@
-"""The parts of a README that a command writes."""
+"""The parts of a README, or of another page, that a command writes."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """``map`` and small jobs over 1, 2, 4 and 8 workers of a local endpoint, and a million items in ``endpoint.plan``.
 
-``make scale`` runs it on a freshly baked worker. The table goes into the baked project's README, the chart beside this
-file; ``--quick`` takes one round and writes nothing.
+``make scale`` runs it on a freshly baked worker. The table goes into the baked project's docs/scaling.md, the
+chart beside this file; ``--quick`` takes one round and writes nothing.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from rich.progress import Progress
 from serve import Serve, machine, wait_until_ready
 
 HERE = Path(__file__).parent
-BAKED_README = HERE.parent / "{{cookiecutter.project_slug}}" / "README.md"
+SCALING = HERE.parent / "{{cookiecutter.project_slug}}" / "docs" / "scaling.md"
 WORKERS = (1, 2, 4, 8)
 SECONDS = 0.2
 """Of an item."""
@@ -173,7 +173,7 @@ def main() -> None:
     text = table(long, small, machine(arguments.worker))
     print(text)
     if not arguments.quick:
-        readme.write("scale", text, BAKED_README)
+        readme.write("scale", text, SCALING)
         draw(long, small)
 
 

@@ -22,6 +22,8 @@ requirements-client.txt requirements-dev.txt requirements.txt task.py test_input
 .github/dependabot.yml
 .github/workflows/ci.yml .github/workflows/release.yml
 .runpod/hub.json .runpod/tests.json
+docs/calling.md docs/deploying.md docs/faults.md docs/image.md docs/pictures-and-parts.md docs/releases.md
+docs/scaling.md
 endpoint/__init__.py endpoint/demo.py endpoint/plan.py endpoint/sentence.py
 endpoint/client/__init__.py endpoint/client/__main__.py endpoint/client/api.py endpoint/client/arguments.py
 endpoint/client/batch.py endpoint/client/client.py endpoint/client/drafts.py endpoint/client/envelopes.py
@@ -114,6 +116,21 @@ def test_starting_points_differ_in_the_task_and_what_it_needs_only(bake: Bake) -
     for other in others:
         differing = [name for name in TREE if (first / name).read_bytes() != (other / name).read_bytes()]
         assert set(differing) <= set(OF_THE_STARTING_POINT)
+
+
+def test_every_link_between_pages_leads_to_a_file(template: Path, bake: Bake) -> None:
+    for page in [*bake().rglob("*.md"), *template.glob("*.md"), *template.glob("docs/**/*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).is_file(), (page, link)
+
+
+def test_every_page_of_the_documentation_is_linked_from_the_readme_and_leads_back(bake: Bake) -> None:
+    project = bake()
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 130
+    for page in (project / "docs").iterdir():
+        assert f"](docs/{page.name})" in readme
+        assert "](../README.md)" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("starting_point", STARTING_POINTS)

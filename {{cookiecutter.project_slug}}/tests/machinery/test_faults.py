@@ -1,4 +1,4 @@
-"""What a fault costs, through the SDK's production loop: the table of the README, row by row."""
+"""What a fault costs, through the SDK's production loop: the table in docs/faults.md, row by row."""
 
 import os
 import signal

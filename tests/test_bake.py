@@ -118,6 +118,21 @@ def test_starting_points_differ_in_the_task_and_what_it_needs_only(bake: Bake) -
         assert set(differing) <= set(OF_THE_STARTING_POINT)
 
 
+def test_every_link_between_pages_leads_to_a_file(template: Path, bake: Bake) -> None:
+    for page in [*bake().rglob("*.md"), *template.glob("*.md"), *template.glob("docs/**/*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).is_file(), (page, link)
+
+
+def test_every_page_of_the_documentation_is_linked_from_the_readme_and_leads_back(bake: Bake) -> None:
+    project = bake()
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 130
+    for page in (project / "docs").iterdir():
+        assert f"](docs/{page.name})" in readme
+        assert "](../README.md)" in page.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("starting_point", STARTING_POINTS)
 def test_the_hub_tests_the_worker_with_its_own_test_input(bake: Bake, starting_point: str) -> None:
     project = bake(starting_point=starting_point)

@@ -56,7 +56,7 @@ tests/machinery/tasks/unloadable.py tests/machinery/tasks/unseamed.py
 worker/__init__.py worker/context.py worker/job.py worker/log.py worker/refusal.py worker/settings.py
 worker/calls/__init__.py worker/calls/call.py worker/calls/function.py worker/calls/parts.py worker/calls/pool.py
 worker/calls/stream.py worker/calls/subtasks.py worker/calls/threads.py worker/calls/work.py
-worker/intake/__init__.py worker/intake/before_sdk.py worker/intake/loop.py worker/intake/mode.py
+worker/intake/__init__.py worker/intake/api.py worker/intake/before_sdk.py worker/intake/loop.py worker/intake/mode.py
 worker/outcome/__init__.py worker/outcome/bucket.py worker/outcome/chunk.py worker/outcome/files.py
 worker/outcome/overflow.py worker/outcome/result.py worker/outcome/sender.py
 """.split()

@@ -14,7 +14,7 @@ from typing import Any
 import runpod
 
 import task
-from worker.intake import loop
+from worker.intake import api, loop
 from worker.intake.mode import Mode, find_mode
 from worker.job import Worker, Yielded
 from worker.log import TaskLog
@@ -45,6 +45,19 @@ async def aggregate(job: dict[str, Any]) -> list[Yielded] | Yielded:
     return chunks[0] if refused else chunks
 
 
+succeeded: list[bool] = []
+"""How each item of the local test fared."""
+
+
+async def local_test(job: dict[str, Any]) -> list[Yielded] | Yielded:
+    """Return the aggregate for the SDK to print, and note how its items fared."""
+    output = await aggregate(job)
+    for chunk in output if isinstance(output, list) else []:
+        envelopes = chunk if isinstance(chunk, list) else [chunk]
+        succeeded.extend(envelope["success"] for envelope in envelopes if isinstance(envelope, dict))
+    return output
+
+
 def main() -> None:
     """Start the worker in the mode that the SDK is about to choose.
 
@@ -63,13 +76,22 @@ def main() -> None:
         sys.exit(1)
     if mode is Mode.PRODUCTION:
         loop.install(ready)
-    runpod.serverless.start(
-        {
-            "handler": handler if mode.iterates else aggregate,
-            "return_aggregate_stream": True,
-            "concurrency_modifier": lambda _: ready.settings.job_concurrency or 1,
-        }
-    )
+    if mode is Mode.API:
+        api.install()
+    called = local_test if mode is Mode.LOCAL_TEST else aggregate
+    try:
+        runpod.serverless.start(
+            {
+                "handler": handler if mode.iterates else called,
+                "return_aggregate_stream": True,
+                "concurrency_modifier": lambda _: ready.settings.job_concurrency or 1,
+            }
+        )
+    except SystemExit as end:
+        # The local test ends with 0, however its items fared (1.12.0, ``rp_local.run_local``).
+        if not end.code and not all(succeeded):
+            sys.exit(f"{succeeded.count(False)} of {len(succeeded)} items failed.")
+        raise
     if ready.failed:
         sys.exit(1)
 

@@ -5,7 +5,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,48 +130,68 @@ def test_a_call_that_never_returns_does_not_keep_the_local_test_alive(start: Sta
     os.mkfifo(tmp_path / "fifo")
     job = json.dumps({"input": {"items": ["a", {"read": str(tmp_path / "fifo")}]}})
     finished = start(f"--test_input={job}", ITEM_TIMEOUT="0.2")
-    assert finished.returncode == 0
+    assert finished.returncode == 1
     assert "TimeoutError" in finished.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "env", "path", "body", "answer"),
-    [
-        (["--rp_serve_api", "--rp_api_port=0"], {}, "/runsync", {"input": {"items": ["a"]}}, {"status": "COMPLETED"}),
-        (
-            [],
-            {"RUNPOD_REALTIME_PORT": "free", "RUNPOD_ENDPOINT_ID": "me"},
-            "/me/realtime",
-            {"id": "1", "input": {"items": ["a"]}},
-            {},
-        ),
-    ],
-    ids=["--rp_serve_api", "RUNPOD_REALTIME_PORT"],
-)
-def test_the_sdks_own_servers_answer_with_the_aggregate(
-    hostile: Path,
-    free_port: int,
-    arguments: list[str],
-    env: dict[str, str],
-    path: str,
-    body: dict[str, Any],
-    answer: dict[str, Any],
+@pytest.mark.parametrize("chunk_size", ["1", "2"])
+def test_items_that_fail_are_printed_with_the_others_and_counted_with_exit_status_1(
+    start: Start, chunk_size: str
 ) -> None:
-    arguments = [argument.replace("port=0", f"port={free_port}") for argument in arguments]
-    env = {name: value.replace("free", str(free_port)) for name, value in env.items()}
-    with subprocess.Popen(
-        [sys.executable, "-u", "handler.py", *arguments],
-        cwd=hostile,
-        env=off_runpod(**env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as server:
+    """The SDK's own status is 0: a check that runs ``handler.py`` would pass on a task that fails on everything."""
+    job = json.dumps({"input": {"items": ["a", "raise", "raise"]}})
+    finished = start(f"--test_input={job}", CHUNK_SIZE=chunk_size)
+    assert finished.returncode == 1
+    assert finished.stderr == "2 of 3 items failed.\n"
+    [printed] = re.findall("Job result: .*", finished.stdout)
+    assert (printed.count("'success': True"), printed.count("'success': False")) == (1, 2)
+
+
+@contextmanager
+def serving(folder: Path, free_port: int, *arguments: str, **env: str) -> Iterator[httpx.Client]:
+    """Run one of the SDK's own servers in ``folder``."""
+    with (
+        subprocess.Popen(
+            [sys.executable, "-u", "handler.py", *arguments],
+            cwd=folder,
+            env=off_runpod(**env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{free_port}", timeout=30) as client,
+    ):
         assert server.stdout is not None
         try:
             assert any("Uvicorn running on" in line for line in server.stdout)
-            got = httpx.post(f"http://127.0.0.1:{free_port}{path}", json=body).json()
+            yield client
         finally:
             server.kill()
+
+
+def test_the_sdks_realtime_route_answers_with_the_aggregate(hostile: Path, free_port: int) -> None:
+    with serving(hostile, free_port, RUNPOD_REALTIME_PORT=str(free_port), RUNPOD_ENDPOINT_ID="me") as client:
+        got = client.post("/me/realtime", json={"id": "1", "input": {"items": ["a"]}}).json()
     assert got["output"] == envelopes("a")
-    assert answer.items() <= got.items()
+
+
+def test_the_sdks_development_server_answers_with_the_aggregate_and_fails_a_job_that_cannot_start(
+    hostile: Path, free_port: int
+) -> None:
+    with serving(hostile, free_port, "--rp_serve_api", f"--rp_api_port={free_port}") as client:
+
+        def answers(items: list[Any]) -> Iterator[dict[str, Any]]:
+            """Answer by way of each route; all but the first do a job that /run has only noted."""
+            job = {"input": {"items": items}}
+            yield client.post("/runsync", json=job).json()
+            for route in ("status", "stream"):
+                job_id = client.post("/run", json=job).json()["id"]
+                yield client.post(f"/{route}/{job_id}").json()
+
+        runsync, status, stream = answers(["a", "error key"])
+        assert [each["status"] for each in (runsync, status, stream)] == ["COMPLETED"] * 3
+        assert runsync["output"] == status["output"] == [chunk["output"] for chunk in stream["stream"]]
+        assert runsync["output"][:1] == envelopes("a")
+        for refused in answers([]):
+            del refused["id"]
+            assert refused == {"status": "FAILED", "error": "No items provided"}

@@ -117,7 +117,7 @@ def test_the_image_runs_as_a_user_with_a_number() -> None:
 def sent_to_the_builder(path: str) -> bool:
     """Whether ``.dockerignore`` lets ``path`` through, by Docker's rules.
 
-    A rule holds for a path and all below it; ``*`` stays within a folder, ``**`` does not. The last that fits wins.
+    A rule holds for a path and all below it; ``*`` stays in one folder, ``**`` does not; the last rule that fits wins.
     https://docs.docker.com/build/concepts/context/#syntax
     """
     lines = (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
@@ -130,28 +130,30 @@ def sent_to_the_builder(path: str) -> bool:
     return sent
 
 
-OUTSIDE = """
-.env .env.local prod.env keys/.env cert.pem keys/deep/cert.pem server.key id_rsa keys/id_ed25519.pub client_secret.json
-credentials.json .ssh/config .git/config .venv/lib/site.py venv/lib/site.py .aws/credentials .runpod/hub.json
-tests/test_task.py tests/tasks/parts.py test_model.py lib/test_model.py conftest.py explore.ipynb notes/explore.ipynb
-docs/calling.md README.md SECURITY.md Dockerfile Makefile pyproject.toml requirements-dev.txt .github/workflows/ci.yml
-endpoint/demo.py endpoint/local/server.py __pycache__/task.pyc lib/__pycache__/model.pyc .mypy_cache/a .DS_Store
-""".split()
-INSIDE = """
-handler.py task.py test_input.json requirements.txt worker/job.py worker/calls/call.py
-model.py lib/model.py labels.txt data/labels.json data/README.md prompts/system.md weights.safetensors a.onnx
-environment.py keys.py tests.json docs.py endpoints.csv
-""".split()
+OUTSIDE = {
+    "secrets": ".env .env.local prod.env keys/.env cert.pem keys/deep/cert.pem server.key id_rsa keys/id_ed25519.pub",
+    "credentials": "client_secret.json credentials.json .ssh/config .aws/credentials",
+    "tests": "tests/test_task.py tests/tasks/parts.py test_model.py lib/test_model.py conftest.py",
+    "notebooks and documents": "explore.ipynb notes/explore.ipynb docs/calling.md README.md SECURITY.md",
+    "the other side of the queue": "endpoint/demo.py endpoint/local/server.py",
+    "the project's own": "Dockerfile Makefile pyproject.toml requirements-dev.txt .github/workflows/ci.yml",
+    "what tools leave": ".git/config .venv/lib/a.py venv/lib/a.py __pycache__/a.pyc lib/__pycache__/a.pyc",
+}
+INSIDE = {
+    "the worker": "handler.py task.py test_input.json requirements.txt worker/job.py worker/calls/call.py",
+    "code": "model.py lib/model.py environment.py keys.py docs.py",
+    "data": "labels.txt data/labels.json data/README.md prompts/system.md weights.safetensors tests.json endpoints.csv",
+}
 
 
-@pytest.mark.parametrize("path", OUTSIDE)
-def test_secrets_tests_and_notebooks_stay_out_of_the_image(path: str) -> None:
-    assert not sent_to_the_builder(path)
+@pytest.mark.parametrize("paths", OUTSIDE.values(), ids=OUTSIDE)
+def test_secrets_tests_and_notebooks_stay_out_of_the_image(paths: str) -> None:
+    assert [path for path in paths.split() if sent_to_the_builder(path)] == []
 
 
-@pytest.mark.parametrize("path", INSIDE)
-def test_what_is_beside_the_task_gets_into_the_image(path: str) -> None:
-    assert sent_to_the_builder(path)
+@pytest.mark.parametrize("paths", INSIDE.values(), ids=INSIDE)
+def test_what_is_beside_the_task_gets_into_the_image(paths: str) -> None:
+    assert [path for path in paths.split() if not sent_to_the_builder(path)] == []
 
 
 def test_the_image_copies_what_is_sent_in_one_place_only() -> None:

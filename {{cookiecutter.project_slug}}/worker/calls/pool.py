@@ -59,9 +59,7 @@ class Pool:
     What calls it is on one event loop.
     """
 
-    def __init__(
-        self, function: Function, settings: Settings, *, batched: bool, with_context: bool = False
-    ) -> None:
+    def __init__(self, function: Function, settings: Settings, *, batched: bool, with_context: bool = False) -> None:
         is_async, in_parts = kind(function)
         self.finishers = Threads(FINISHERS)
         self.task = Task(

@@ -18,9 +18,7 @@ from worker.settings import Settings
 class Stream:
     """The way of every job through ``function``: the task's ``process`` or, if ``batched``, its ``process_batch``."""
 
-    def __init__(
-        self, function: Function, settings: Settings, *, batched: bool, with_context: bool = False
-    ) -> None:
+    def __init__(self, function: Function, settings: Settings, *, batched: bool, with_context: bool = False) -> None:
         self.pool = Pool(function, settings, batched=batched, with_context=with_context)
         self._lookahead = settings.lookahead
         self._chunk_size = settings.chunk_size

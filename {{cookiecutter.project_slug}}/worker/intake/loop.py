@@ -20,7 +20,7 @@ from worker.job import Worker
 
 METHODS = ("set_scale", "get_jobs", "run_jobs", "handle_job", "monitor_stop_signals", "current_occupancy")
 ATTRIBUTES = ("jobs_queue", "jobs_fetcher", "jobs_tasks", "job_progress", "current_concurrency", "_shutdown_event")
-LAST_MOMENT = 0.1
+LAST_MOMENT = 0.05
 """Seconds after the worker is told to stop in which a job that is already on its way may come."""
 SLOWEST = 1.0
 """Seconds between two takes that fail, at most."""

@@ -13,7 +13,9 @@ import pytest
 from tests.conftest import STARTING_POINTS
 
 WORKER = "{{cookiecutter.project_slug}}"
-YOURS = ["task.py", "tests/test_task.py", "test_input.json", "requirements.txt"]
+YOURS = """
+README.md task.py tests/test_task.py test_input.json requirements.txt requirements-run.txt requirements-dev.txt
+""".split()
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +72,7 @@ def change_upstream(upstream: Path) -> str:
     worker = upstream / WORKER
     (worker / "worker" / "log.py").write_text('"""Newer."""\n')
     (worker / "worker" / "added.py").write_text('"""New."""\n')
-    (worker / "worker" / "threads.py").unlink()
+    (worker / "worker" / "calls" / "threads.py").unlink()
     makefile = (worker / "Makefile").read_text()
     (worker / "Makefile").write_text(makefile.replace(".DEFAULT_GOAL := help", "NEWER := 1\n.DEFAULT_GOAL := help"))
     for point in STARTING_POINTS:
@@ -101,7 +103,7 @@ def test_an_update_brings_the_machinery_and_keeps_what_is_yours(
 
     assert (project / "worker" / "log.py").read_text() == '"""Newer."""\n'
     assert (project / "worker" / "added.py").read_text() == '"""New."""\n'
-    assert not (project / "worker" / "threads.py").exists()
+    assert not (project / "worker" / "calls" / "threads.py").exists()
     makefile = (project / "Makefile").read_text()
     assert "NEWER := 1\n" in makefile
     assert makefile.startswith("IMAGE := ghcr.io/me/mine\n")

@@ -77,7 +77,7 @@ def test_a_list_is_as_few_batches_and_calls_as_the_limits_allow(
     items = write_items(out, 0)
     items.write_text("".join(f'"{number} {"x" * 3_000}"\n' for number in range(120)))
     mapped(address, items, out, shard=1)
-    assert [len(each.requests) for each in api.all()] == [50, 50, 20]
+    assert sorted(len(each.requests) for each in api.all()) == [20, 50, 50]  # made at once, in any order
     assert api.calls["POST requests"] == 2 + 2 + 1
     assert len(results(out)) == 120
 

@@ -84,7 +84,18 @@ class TestStream:
             (no(1, 400), 3, [0, 2]),
             (no(1, 413), 3, [0, 2]),
         ],
-        ids=["500s", "500 but arrived", "429s", "others", "no zone", "no date", "cut off", "cut off but arrived", "400", "413"],
+        ids=[
+            "500s",
+            "500 but arrived",
+            "429s",
+            "others",
+            "no zone",
+            "no date",
+            "cut off",
+            "cut off but arrived",
+            "400",
+            "413",
+        ],
     )
     def test_a_chunk_is_sent_again_until_it_is_taken_or_refused_for_good(
         self, lockstep: Caller, faulty: Faulty, faults: list[Fault], posts: int, streamed: list[int]

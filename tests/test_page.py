@@ -74,7 +74,7 @@ def process(item: str, job: Input) -> Any:
         return {"images": [red, red.rotate(45)], "text": b"x" * 3, "page": b"<svg onload=alert(1)/>", "seed": 1}
     return {"item": item, **job.model_dump(exclude={"items"})}
 '''
-GROWING = '''
+GROWING = """
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def process(item: str, job: Input) -> Iterator[Any]:
     for word in ("Once ", "upon ", "<b>a</b> "):
         yield word
     yield Path(item).read_text()
-'''
+"""
 HOSTILE = """<img src=x onerror="document.title='taken'"><script>document.title='taken'</script>"""
 IDLE = ["--", sys.executable, "-c", "import signal; signal.pause()"]
 

@@ -34,8 +34,10 @@ def browser() -> None:
 
 
 TASK = '''
+import os
 from pathlib import Path
 from typing import Any, Literal
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -64,8 +66,37 @@ def process(item: str, job: Input) -> Any:
         return Path(item.removeprefix("read ")).read_text()
     if item == "fail":
         raise ValueError("as it was told")
+    if item.startswith("noise "):
+        width = int(item.removeprefix("noise "))
+        return {"image": Image.frombytes("RGB", (width, 1000), os.urandom(width * 3000)), "seed": 7}
+    if item == "files":
+        red = Image.new("RGB", (300, 200), "crimson")
+        return {"images": [red, red.rotate(45)], "text": b"x" * 3, "page": b"<svg onload=alert(1)/>", "seed": 1}
     return {"item": item, **job.model_dump(exclude={"items"})}
 '''
+GROWING = """
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from pydantic import BaseModel
+
+
+class Input(BaseModel):
+    items: list[str]
+
+
+def load() -> None:
+    pass
+
+
+def process(item: str, job: Input) -> Iterator[Any]:
+    if item == "plain":
+        yield {"done": True}
+        return
+    for word in ("Once ", "upon ", "<b>a</b> "):
+        yield word
+    yield Path(item).read_text()
+"""
 HOSTILE = """<img src=x onerror="document.title='taken'"><script>document.title='taken'</script>"""
 IDLE = ["--", sys.executable, "-c", "import signal; signal.pause()"]
 
@@ -254,6 +285,67 @@ def test_a_field_that_is_no_json_is_named(page: Page) -> None:
     page.write("crop", "{left")
     page.one("#run").click()
     page.until(lambda: page.one("#refusal").text.startswith("crop is not JSON"))
+
+
+def drawn(page: Page) -> list[Any]:
+    """Return the sizes of the pictures that the browser has drawn."""
+    return [
+        page.driver.execute_script("return [arguments[0].naturalWidth, arguments[0].naturalHeight]", picture)
+        for picture in page.driver.find_elements(By.CSS_SELECTOR, "#jobs > :first-child img:not([hidden])")
+    ]
+
+
+def saved(page: Page, folder: Path, name: str) -> bytes:
+    """Save a file of the latest job as a person would; return what is in it."""
+    behavior = {"behavior": "allow", "downloadPath": str(folder)}
+    page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", behavior)
+    page.one(f"#jobs > :first-child a[download='{name}']").click()
+    page.until(lambda: (folder / name).is_file())
+    return (folder / name).read_bytes()
+
+
+def test_pictures_are_shown_and_every_file_can_be_saved_under_its_own_name(page: Page, tmp_path: Path) -> None:
+    page.write("items", "one\nfiles\nfail")
+    page.run()
+    page.until_status("completed")
+    page.until(lambda: drawn(page) == [[300, 200], [300, 200]])
+    assert page.texts("#jobs > :first-child figcaption a") == ["1-0.png", "1-1.png", "1-2.bin", "1-3.bin"]
+    assert page.texts("#jobs > :first-child .size")[2] == "3 bytes, application/octet-stream"
+    assert json.loads(page.texts("#jobs > :first-child .text")[1])["images"][0].keys() == {"content_type", "bytes"}
+    assert saved(page, tmp_path, "1-1.png").startswith(b"\x89PNG")
+    assert saved(page, tmp_path, "1-2.bin") == b"xxx"
+    assert saved(page, tmp_path, "1-3.bin") == b"<svg onload=alert(1)/>"
+
+
+def test_a_picture_of_3_mb_which_is_too_large_for_the_stream_is_shown_whole(page: Page, tmp_path: Path) -> None:
+    page.write("items", "noise 20\nnoise 1000\none")
+    page.run()
+    page.until_status("completed")
+    page.until(lambda: drawn(page) == [[20, 1000], [1000, 1000]])
+    assert page.texts("#jobs > :first-child .index") == ["0", "1", "2"]
+    assert len(saved(page, tmp_path, "1-0.png")) > 3_000_000
+
+
+def test_an_item_is_seen_growing(project: Path, driver: webdriver.Chrome, fifo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "growing"
+    shutil.copytree(project, folder, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
+    (folder / ".venv").symlink_to(project / ".venv")
+    (folder / "task.py").write_text(GROWING)
+    (folder / "test_input.json").write_text('{"input": {"items": []}}')
+    with served(folder) as address:
+        page = Page(driver, address)
+        page.until_live()
+        page.write("items", f"plain\n{fifo}\nplain")
+        page.run()
+        page.until(lambda: page.texts("[data-growing] .text") == ["Once upon <b>a</b> ", '{"done": true}'])
+        assert page.texts(".results .index") == ["0", "1", "2"]
+        assert page.texts("[data-growing] .outcome") == ["◐ so far", "◐ so far"]
+        assert page.one("#jobs .tally").text == "1 of 3 results"
+        fifo.write_text("time")
+        page.until_status("completed")
+        assert page.texts("[data-growing]") == []
+        assert page.texts(".results .index") == ["0", "1", "2"]
+        assert page.texts(".text") == ['[{"done": true}]', "Once upon <b>a</b> time", '[{"done": true}]']
 
 
 def test_a_running_job_can_be_cancelled(page: Page, fifo: Path) -> None:

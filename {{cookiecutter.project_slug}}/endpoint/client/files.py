@@ -47,9 +47,7 @@ async def save(envelope: Envelope, folder: Path, bucket: Http) -> Envelope:
     A file that cannot be had makes it a failure ``ResultUnavailable``. Raises ``OSError`` if one cannot be written.
     """
     for number, file in enumerate(files_of(envelope.get("result"))):
-        # The type's own extension, never a name from outside.
-        extension = TYPES.guess_extension(file["content_type"].partition(";")[0].strip(), strict=False) or ".bin"
-        path = folder / f"{envelope['index']}-{number}{extension}"
+        path = folder / name_of(envelope["index"], number, file["content_type"])
         try:
             with _whole(path) as target:
                 if file["bytes"] > LARGEST:
@@ -64,6 +62,12 @@ async def save(envelope: Envelope, folder: Path, bucket: Http) -> Envelope:
         del file["url" if "url" in file else "data"]
         file["path"] = str(path)
     return envelope
+
+
+def name_of(index: int, number: int, content_type: str) -> str:
+    """Return the name of an item's file: the extension is its type's own, and nothing of it comes from outside."""
+    extension = TYPES.guess_extension(content_type.partition(";")[0].strip(), strict=False) or ".bin"
+    return f"{index}-{number}{extension}"
 
 
 def shortened(envelope: Envelope) -> Envelope:

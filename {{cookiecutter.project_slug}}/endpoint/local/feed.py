@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
+from endpoint.client.envelopes import is_parts
+from endpoint.client.files import files_of, name_of
 from endpoint.local.job import Job
 from endpoint.local.queue import Queue
 
@@ -15,7 +17,9 @@ JOBS = 50
 RESULTS = 100
 """Results shown of a job: the latest."""
 PREVIEW = 2_000
-"""Characters shown of a result."""
+"""Characters shown of a result: its beginning, or the end of one that grows."""
+FILES = 40_000_000
+"""Characters of files, in base64, that a page is given of a job at once: those of the latest results."""
 PAUSE = 0.2
 """Seconds between two lots of news."""
 PATIENCE = 10.0
@@ -33,6 +37,7 @@ class Card:
         self.count = 0
         self.failed = 0
         self.results: deque[tuple[int, float | None, Any]] = deque(maxlen=RESULTS)
+        self.growing: dict[int, str] = {}
         self.fresh = True
         self.told = False
         self.add(so_far(job))
@@ -40,14 +45,30 @@ class Card:
     def add(self, results: Iterable[Any], after: float | None = None) -> None:
         """Note ``results``, which arrived ``after`` so many seconds; None if nobody knows."""
         for result in results:
+            if is_parts(result):
+                self._grow(result["index"], result["parts"])
+                continue
             index = result["index"] if is_envelope(result) else self.count
+            self.growing.pop(index, None)
             self.results.append((index, after, result))
-            self.count = index + 1
+            self.count += 1
             self.failed += is_envelope(result) and not result["success"]
 
+    def _grow(self, index: int, parts: list[Any]) -> None:
+        shown = (part if isinstance(part, str) else f"{preview(without_data(part))}\n" for part in parts)
+        self.growing[index] = "".join([self.growing.pop(index, ""), *shown])[-PREVIEW:]
+        if len(self.growing) > RESULTS:
+            del self.growing[next(iter(self.growing))]
+
     def news(self) -> dict[str, Any]:
-        """Return what to show, with the results since the last call; ``age`` and the other times are milliseconds."""
+        """Return what to show, with what has come since the last call; ``age`` and other times are milliseconds."""
         job, result = self.job, read(b"{" + self.job.outcome + b"}")
+        results = [line(*each) for each in self.results]
+        room = FILES
+        for file in (file for told in reversed(results) for file in told["files"]):
+            room -= len(file.get("data", ""))
+            if room < 0:
+                file.pop("data", None)
         news = job.facts() | {
             "final": job.final,
             "age": round((time.monotonic() - job.queued) * 1000),
@@ -57,9 +78,11 @@ class Card:
             "error": preview(result["error"]) if "error" in result else None,
             "progress": preview(result["output"]) if "output" in result and not job.final else None,
             "fresh": self.fresh,
-            "results": [line(*each) for each in self.results],
+            "results": results,
+            "growing": [*self.growing.items()],
         }
         self.results.clear()
+        self.growing.clear()
         self.fresh, self.told = False, True
         return news
 
@@ -85,7 +108,7 @@ class Feed:
         self._queue.watchers.append(self._see)
         try:
             while not (self._lost or self._ending()):
-                yield encoded({**self._counts(), "shown": {"jobs": JOBS, "results": RESULTS}})
+                yield encoded({**self._counts(), "shown": {"jobs": JOBS, "results": RESULTS, "preview": PREVIEW}})
                 for card in [card for card in self._cards.values() if not card.told]:
                     yield encoded(card.news())
                     self._read = time.monotonic()
@@ -101,8 +124,9 @@ class Feed:
         if self._lost:
             return
         card = self._cards.pop(job.id, None)
-        if card is None or job.status == "IN_QUEUE" or (job.final and card.count < len(so_far(job))):
-            card = Card(job)  # new to this page, begun anew, or with results that were fetched before the page was open
+        if card is None or job.status == "IN_QUEUE" or (job.final and card.count < len(results_of(so_far(job)))):
+            # New to this page, begun anew, or with results that were too large for the stream or fetched before.
+            card = Card(job)
         else:
             card.add(results_in(map(output_of, chunk)), time.monotonic() - (job.taken or job.queued))
         card.told = False
@@ -112,7 +136,7 @@ class Feed:
 
 
 def so_far(job: Job) -> list[Any]:
-    """Return the results of ``job`` that are still here: all, in its output, or those that no caller has fetched."""
+    """Return what has come of ``job`` and is still here: all, in its output, or what no caller has fetched."""
     if job.final and "output" in (result := read(b"{" + job.outcome + b"}")):
         output = result["output"]
         return results_in(output if isinstance(output, list) else [output])
@@ -141,6 +165,11 @@ def results_in(chunks: Iterable[Any]) -> list[Any]:
     return results
 
 
+def results_of(results: Iterable[Any]) -> list[Any]:
+    """Return ``results`` without the parts of items."""
+    return [result for result in results if not is_parts(result)]
+
+
 def is_envelope(result: Any) -> bool:
     """Tell whether ``result`` is one item's outcome, as the README has it."""
     match result:
@@ -150,14 +179,24 @@ def is_envelope(result: Any) -> bool:
 
 
 def line(index: int, after: float | None, result: Any) -> dict[str, Any]:
-    """Return what to show of a result; ``success`` is None where the worker does not say."""
+    """Return what to show of a result and its files; ``success`` is None where the worker does not say."""
     success = result["success"] if is_envelope(result) else None
     match result:
         case {"result": content} if success:
             result = content
         case {"failure": {"type": kind, "message": message}} if success is False:
             result = f"{kind}: {message}"
-    return {"index": index, "after": after, "success": success, "text": preview(result)}
+    files = [
+        {**file, "name": name_of(index, number, file["content_type"])} for number, file in enumerate(files_of(result))
+    ]
+    return {"index": index, "after": after, "success": success, "text": preview(without_data(result)), "files": files}
+
+
+def without_data(content: Any) -> Any:
+    """Return ``content``, with what its files are and not what is in them."""
+    for file in files_of(content):
+        file.pop("data", None)
+    return content
 
 
 def preview(content: Any) -> str:

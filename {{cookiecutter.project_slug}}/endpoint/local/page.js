@@ -1,4 +1,5 @@
-// The page: the feed's news as counts and cards, and the form that submits a job. Whatever comes in is only ever text.
+// The page: the feed's news as counts and cards, and the form that submits a job. Whatever comes in is only ever text,
+// or a picture that came whole: nothing is loaded from an address outside.
 
 import * as form from "./form.js";
 
@@ -16,6 +17,7 @@ const BATCH = {
   ENDED: ["✓", "completed", "COMPLETED"],
   CANCELLED: ["–", "cancelled"],
 };
+const PICTURE = /^image\/(avif|bmp|gif|jpeg|png|webp)$/; // what is shown; SVG, which can do things, is not
 const OPEN = 3; // cards that are open unless a person closes them: the latest
 
 const cards = new Map(); // by job id, the one that has been still for longest first
@@ -59,12 +61,14 @@ async function follow() {
 
 async function read(feed) {
   cards.clear();
-  $("#jobs").replaceChildren();
+  [...$("#jobs").children].forEach(discard);
   for (let rest = ""; ; ) {
     const { value, done } = await feed.read();
     if (done) return;
     connection("live", "Live");
-    const lines = (rest + value).split("\n");
+    rest += value;
+    if (!value.includes("\n")) continue; // of a line of many megabytes, each piece is looked at once
+    const lines = rest.split("\n");
     rest = lines.pop();
     for (const news of lines.map((line) => JSON.parse(line))) (news.id ? tell : count)(news);
   }
@@ -139,7 +143,7 @@ function tell(news) {
   if (cards.size > limits.jobs) {
     const [id, { card }] = cards.entries().next().value;
     cards.delete(id);
-    card.remove();
+    discard(card);
     put($("#bounds"), `The latest ${counted(limits.jobs, "job")} to change are shown.`);
   }
   entry.news = news;
@@ -203,26 +207,86 @@ function drawClock({ card, news, queued }) {
   put($(".clock", card), news.final ? duration(news.executionTime ?? 0) : `${Math.floor(since / 1000)} s`);
 }
 
-function drawResults(card, { fresh, results, count }) {
+function drawResults(card, { fresh, results, growing, count }) {
   const list = $(".results", card);
   const followed = list.scrollTop + list.clientHeight > list.scrollHeight - 10;
-  if (fresh) list.replaceChildren();
-  list.append(...results.map(drawResult));
-  while (list.children.length > limits.results) list.firstElementChild.remove();
+  if (fresh) [...list.children].forEach(discard);
+  for (const result of results) {
+    $(`[data-growing="${result.index}"]`, list)?.remove();
+    list.insertBefore(drawResult(result), $("[data-growing]", list));
+  }
+  for (const [index, text] of growing) grow(list, index, text);
+  while (list.children.length > limits.results) discard(list.firstElementChild);
   list.hidden = !list.children.length;
-  const earlier = count - list.children.length;
+  const earlier = count - list.querySelectorAll(":not([data-growing]) > .index").length;
   put($(".earlier", card), earlier > 0 ? `${counted(earlier, "earlier result")} not shown: /status has them.` : "");
   if (followed) list.scrollTop = list.scrollHeight;
 }
 
-function drawResult({ index, after, success, text }) {
+function grow(list, index, text) {
+  let item = $(`[data-growing="${index}"]`, list);
+  if (!item) {
+    item = drawResult({ index, after: null, text: "", files: [] });
+    item.dataset.growing = index;
+    $(".outcome", item).textContent = "◐ so far";
+    const later = [...list.querySelectorAll("[data-growing]")].find(({ dataset }) => dataset.growing > index);
+    list.insertBefore(item, later ?? null);
+  }
+  const shown = $(".text", item);
+  shown.textContent = (shown.textContent + text).slice(-limits.preview);
+  shown.scrollTop = shown.scrollHeight;
+}
+
+function drawResult({ index, after, success, text, files }) {
   const item = copy("#result");
   item.dataset.success = success;
   $(".index", item).textContent = index;
   $(".outcome", item).textContent = { true: "✓ ok", false: "✕ failed" }[success] ?? "";
   $(".text", item).textContent = text;
   $(".after", item).textContent = after === null ? "" : `+${duration(1000 * after)}`;
+  $(".files", item).append(...files.map(drawFile));
   return item;
+}
+
+// A file to save, and a picture to look at. What is elsewhere is fetched by nobody but the person who follows the link.
+function drawFile({ name, content_type, bytes, data, url }) {
+  const file = copy("#file");
+  const link = $("a", file);
+  link.textContent = name;
+  link.download = name;
+  $(".size", file).textContent = `${size(bytes)}, ${content_type}`;
+  if (/^https?:/.test(url)) Object.assign(link, { href: url, target: "_blank", rel: "noreferrer" });
+  const content = data === undefined ? null : decoded(data);
+  if (!content) {
+    put($(".why", file), url === undefined ? "not shown: /status has it" : "in a bucket");
+    return file;
+  }
+  const shown = PICTURE.test(content_type);
+  link.href = URL.createObjectURL(new Blob([content], { type: shown ? content_type : "application/octet-stream" }));
+  const picture = $("img", file);
+  if (shown) Object.assign(picture, { src: link.href, alt: `File ${name}`, hidden: false });
+  picture.addEventListener("error", () => (picture.hidden = true));
+  return file;
+}
+
+function decoded(data) {
+  try {
+    return Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  } catch {
+    return null; // no base64
+  }
+}
+
+function size(bytes) {
+  if (bytes < 1000) return counted(bytes, "byte");
+  if (bytes < 999_500) return `${(bytes / 1000).toPrecision(3)} kB`;
+  return `${(bytes / 1_000_000).toPrecision(3)} MB`;
+}
+
+// Take an element off the page, and give back the memory that its files take.
+function discard(element) {
+  for (const link of element.querySelectorAll("[href^='blob:']")) URL.revokeObjectURL(link.href);
+  element.remove();
 }
 
 async function load() {

@@ -129,20 +129,27 @@ class LocalEndpoint:
         except OSError:
             self._thread.join()
             raise
+        except KeyboardInterrupt:  # while the workers are being started
+            if entered.exception() is None:
+                self.__exit__(None, None, None)
+            raise
         return self
 
     def terminate(self, worker: Worker) -> None:
         """Ask a worker to finish its jobs and exit; ``worker.exited`` tells when. Any thread may call this."""
         self._loop.call_soon_threadsafe(self.workers.terminate, worker)
 
+    def kill(self) -> None:
+        """End all workers now, whatever they have in hand. Any thread may call this."""
+        self._run(*(pool.kill() for pool in (self.workers, self.batch_workers)))
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pools = self.workers, self.batch_workers
         try:
-            self._run(*(pool.stop() for pool in pools))
+            self._run(*(pool.stop() for pool in (self.workers, self.batch_workers)))
         finally:  # a second interrupt, too, ends here: with every worker gone
-            self._run(*(pool.kill() for pool in pools))
+            self.kill()
             for queue in (self.queue, self.batch_queue):
                 self._loop.call_soon_threadsafe(queue.close)
             self._server.should_exit = True

@@ -77,12 +77,25 @@ class TestStream:
             ([answers(500, arrives=True)], 4, [0, 1, 1, 2]),
             (no(2, 429, **{"Retry-After": "0"}), 5, [0, 1, 2]),
             (no(1, 408) + no(1, 425) + no(1, 503, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}), 6, [0, 1, 2]),
+            (no(1, 503, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 -0000"}), 4, [0, 1, 2]),
+            (no(1, 503, **{"Retry-After": f"Wed, 21 Oct 2015 07:28:00 +{'9' * 20}"}), 4, [0, 1, 2]),
             ([cut_off()] * 3, 6, [0, 1, 2]),
             ([cut_off(arrives=True)], 4, [0, 1, 1, 2]),
             (no(1, 400), 3, [0, 2]),
             (no(1, 413), 3, [0, 2]),
         ],
-        ids=["500s", "500 but arrived", "429s", "others", "cut off", "cut off but arrived", "400", "413"],
+        ids=[
+            "500s",
+            "500 but arrived",
+            "429s",
+            "others",
+            "no zone",
+            "no date",
+            "cut off",
+            "cut off but arrived",
+            "400",
+            "413",
+        ],
     )
     def test_a_chunk_is_sent_again_until_it_is_taken_or_refused_for_good(
         self, lockstep: Caller, faulty: Faulty, faults: list[Fault], posts: int, streamed: list[int]
@@ -229,6 +242,16 @@ class TestDelivery:
             faulty.come_back()
             assert worker.exited.result(20) == 0
             assert results(caller.status(job_id)["output"]) == [1]
+
+    def test_a_stream_that_is_never_taken_is_insisted_on_once_whatever_parts_there_are(
+        self, behind: Behind, faulty: Faulty
+    ) -> None:
+        faulty.plan("job-stream", *no(1_000))
+        with behind("parts", LOOKAHEAD="1", DELIVER_FOR="0.5") as caller:
+            state = caller.runsync([{"yield": [str(number)]} for number in range(20)])
+            assert results(state["output"]) == [str(number) for number in range(20)]
+            assert caller.log.read_text().count("are sent again for up to") == 1
+        faulty.plan("job-stream")
 
     def test_a_cancelled_job_is_not_delivered_any_more(self, behind: Behind, faulty: Faulty) -> None:
         with behind() as caller:

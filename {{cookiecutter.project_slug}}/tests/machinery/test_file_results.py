@@ -90,6 +90,12 @@ def test_a_picture_is_png_or_what_it_was_opened_as(image_format: str | None, kin
     assert Image.open(io.BytesIO(base64.b64decode(file["data"]))).size == (8, 4)
 
 
+def test_a_path_without_an_end_is_no_file(fifo: Path) -> None:
+    for path in (fifo, Path("/dev/zero")):
+        with pytest.raises(NotAFile, match=str(path)):
+            File(path).take()
+
+
 def test_a_picture_that_cannot_be_encoded_is_a_failure_that_names_it() -> None:
     body = sealed({"image": Image.new("F", (8, 4))}).body
     assert body["failure"]["type"] == "NotAFile"

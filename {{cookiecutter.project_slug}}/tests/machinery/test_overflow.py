@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.outcome.bucket import Access, Bucket, NotStored
+from worker.outcome.chunk import Chunk
 from worker.outcome.overflow import Output
 from worker.outcome.result import Envelope, failure, reference, success
+from worker.outcome.sender import _final
 from worker.refusal import Refused
 
 ACCESS = {"endpointUrl": "https://localhost", "accessId": "a", "accessSecret": "b", "bucketName": "c"}
@@ -78,7 +80,7 @@ def test_what_can_stay_inline_does_and_a_reference_has_room_to_the_last_byte(siz
     """At a limit of just what the references need and some more: none of them becomes a failure."""
     bucket = shelf()
     longest = reference(len(sizes), "x" * bucket.url_bytes(f"job/{len(sizes)}.json"), 10**15).size
-    limit = max(1_000, len('{"output": []}') + len(sizes) * (longest + 2) + more)
+    limit = max(1_000, len('{"output": [], "stopPod": true}') + len(sizes) * (longest + 2) + more)
     output = Output("job", len(sizes), limit, bucket=bucket)
     envelopes = [admitted(output, success(index, "x" * size)) for index, size in enumerate(sizes)]
     assert all(envelope.success for envelope in envelopes)
@@ -106,3 +108,10 @@ def test_a_job_of_very_many_small_results_fits() -> None:
 def test_a_limit_too_small_for_the_items_is_refused_before_any_work() -> None:
     with pytest.raises(Refused, match="send fewer items"):
         Output("job", 100, 1_000)
+
+
+def test_a_body_that_asks_for_a_new_worker_too_is_within_the_limit() -> None:
+    for size in range(800, 1_000):
+        output = Output("job", 1, 1_000)
+        chunk = Chunk([admitted(output, success(0, "x" * size))], output, listed=False)
+        assert len(_final([chunk], {"stopPod": True})) <= 1_000

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from endpoint.local import LocalEndpoint, feed, form
 from endpoint.local.body import Body
-from endpoint.local.feed import JOBS, PREVIEW, RESULTS, Feed, preview
+from endpoint.local.feed import FILES, JOBS, PREVIEW, RESULTS, Feed, preview
 from endpoint.local.form import Form
 from endpoint.local.job import Job
 from endpoint.local.queue import Queue
@@ -244,6 +244,41 @@ def test_whatever_a_worker_sends_is_shown(quiet: Caller) -> None:
         assert (result["text"], result["success"]) == ('{"only": "this"}', None)
 
 
+def test_a_page_is_told_of_an_item_as_it_grows(quiet: Caller) -> None:
+    with open_page(quiet.endpoint) as page:
+        job_id = begun(quiet)
+        quiet.chunk(job_id, {"index": 1, "parts": ["tok", "en"]})
+        assert page.until(job_id, growing=[[1, "token"]])["count"] == 0
+        quiet.chunk(job_id, {"index": 0, "parts": [{"a": 1}, "x" * PREVIEW]})
+        assert page.until(job_id, growing=[[0, "x" * PREVIEW]])["results"] == []
+        quiet.chunk(job_id, {"index": 0, "parts": [{"a": 1}]})
+        page.until(job_id, growing=[[0, '{"a": 1}\n']])
+        quiet.chunk(job_id, envelope(0, "whole"))
+        known = page.until(job_id, count=1)
+        assert (known["growing"], [result["text"] for result in known["results"]]) == ([], ["whole"])
+        quiet.done(job_id, {"error": "stopped"})
+        assert page.until(job_id, status="FAILED")["count"] == 1
+
+
+def test_a_page_is_given_files_whole_however_long_they_are(quiet: Caller) -> None:
+    def file(**where: str) -> dict[str, Any]:
+        return {"content_type": "image/png", "bytes": 9, **where}
+
+    large, stored = file(data="x" * 4_000_000), file(url="https://store/1-1.png")
+    with open_page(quiet.endpoint) as page:
+        job_id = begun(quiet)
+        quiet.chunk(job_id, envelope(0, file(data="small")))
+        quiet.chunk(job_id, envelope(2, "last"))
+        page.until(job_id, count=2)
+        output = [envelope(0, file(data="small")), envelope(1, {"a": [large, stored], "b": 1}), envelope(2, "last")]
+        quiet.done(job_id, {"output": output})  # the large one was not on the stream
+        first, second, last = page.until(job_id, status="COMPLETED", count=3)["results"]
+    assert first["files"] == [{**file(data="small"), "name": "0-0.png"}]
+    assert second["files"] == [{**large, "name": "1-0.png"}, {**stored, "name": "1-1.png"}]
+    assert json.loads(second["text"]) == {"a": [file(), stored], "b": 1}
+    assert last["files"] == []
+
+
 def test_a_page_opened_late_sees_what_is_still_here(quiet: Caller) -> None:
     job_id = begun(quiet)
     results = [envelope(number, number) for number in range(3)]
@@ -346,12 +381,21 @@ def test_a_page_is_told_no_more_than_a_person_can_look_at() -> None:
         assert (shown["count"], shown["failed"]) == (10_000, 5_000)
         assert [result["index"] for result in shown["results"]] == [*range(10_000 - RESULTS, 10_000)]
         assert all(len(result["text"]) < 2 * PREVIEW for result in shown["results"])
+        pictures = {"content_type": "image/png", "bytes": 1, "data": "x" * (FILES // 4)}
+        for number in range(10):
+            stream(queue, jobs[0], pictures)
+            for index in range(2 * RESULTS):
+                stream(queue, jobs[0], {"index": index, "parts": ["x" * PREVIEW, number]})
+        [shown] = await news_of(lines)
+        assert ["data" in file for result in shown["results"] for file in result["files"]] == 6 * [False] + 4 * [True]
+        assert [index for index, _ in shown["growing"]] == [*range(RESULTS, 2 * RESULTS)]
+        assert all(len(text) == PREVIEW for _, text in shown["growing"])
         stream(queue, jobs[0], "one more")
         [shown] = await news_of(lines)
         assert [result["text"] for result in shown["results"]] == ["one more"]
         await lines.aclose()  # type: ignore[attr-defined]
         assert queue.watchers == []
-        assert len(jobs[0].chunks) == 10_001
+        assert len(jobs[0].chunks) == 10_001 + 10 * (1 + 2 * RESULTS)
 
     asyncio.run(scenario())
 

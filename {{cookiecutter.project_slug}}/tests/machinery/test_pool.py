@@ -345,3 +345,25 @@ def test_ten_thousand_jobs_leave_nothing_behind() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(scenario())
+
+
+def test_half_of_a_batch_that_never_returns_keeps_the_other_half_from_nothing() -> None:
+    """It holds its own slot, and the other half is tried in the next one that is free."""
+    release = threading.Event()
+
+    def process_batch(items: list[str], job: object) -> list[str]:
+        if len(items) == 4:
+            raise ValueError("together they fail")
+        if "hangs" in items:
+            release.wait(60)
+        return items
+
+    async def scenario() -> None:
+        stream = make(process_batch, batched=True, item_concurrency=2, item_timeout=0.2)
+        async with asyncio.timeout(20):
+            found = results(await run(stream, ["hangs", "late", "good", "fine"]))
+        assert found == ["TimeoutError", "TimeoutError", "good", "fine"]
+        release.set()
+        await others_done(stream)
+
+    asyncio.run(scenario())

@@ -60,6 +60,12 @@ def test_a_result_changed_later_stays_what_it_was() -> None:
     assert envelope.body["result"] == {"count": [1]}
 
 
+@pytest.mark.parametrize("kind", [BaseExceptionGroup, property(lambda _: 1 / 0)])
+def test_an_exception_that_lies_about_its_class_is_described(kind: Any) -> None:
+    error = type("Liar", (Exception,), {"__class__": kind})("what it says")
+    assert (describe(error).kind, describe(error).message) == ("Liar", "what it says")
+
+
 def test_a_deep_or_long_exception_is_described_in_bounds() -> None:
     """One exception raised for item after item, and one at the end of a long chain, once held the event loop up."""
     shared = ValueError("again")

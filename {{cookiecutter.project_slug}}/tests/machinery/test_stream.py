@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from worker.calls.stream import Stream
+from worker.outcome.bucket import Access, Bucket
 from worker.outcome.overflow import Output
 from worker.outcome.result import Envelope
 from worker.settings import Settings
@@ -185,6 +186,37 @@ def test_an_async_call_that_ignores_cancellation_holds_nothing_up() -> None:
         assert first.body["failure"]["type"] == "TimeoutError"
         assert second.body["result"] == 1
         stop.set()
+
+    asyncio.run(scenario())
+
+
+def test_results_with_files_are_not_late_for_the_uploads_of_others() -> None:
+    """Nor does a result that is late cost what copies files: more of them than there are threads for uploads."""
+    uploads = threading.Event()
+
+    class Shelf(Bucket):
+        def store(self, *_: Any) -> str:
+            uploads.wait(60)
+            return "https://localhost"
+
+    async def process(item: int, job: object) -> bytes:
+        return bytes(1_000)
+
+    async def scenario() -> None:
+        stream = make(process, item_timeout=0.3)
+        access = {"endpointUrl": "https://localhost", "accessId": "a", "accessSecret": "b", "bucketName": "c"}
+        output = Output("job", 40, 10_000_000, bucket=Shelf(Access.model_validate(access)), inline_file_bytes=1)
+
+        async def deliver() -> list[Envelope]:
+            return [envelope async for chunk in stream.run(range(40), None, "job", output) for envelope in chunk]
+
+        async with asyncio.timeout(20):
+            collecting = asyncio.create_task(deliver())
+            await asyncio.sleep(0)
+            while stream.pool.under_way:
+                await asyncio.sleep(0)
+            uploads.set()
+            assert all(envelope.success for envelope in await collecting)
 
     asyncio.run(scenario())
 

@@ -58,7 +58,8 @@ class Call:
 
     task: Task
     ended: Callable[["Call"], None]
-    gave_up: Callable[[], None]
+    gave_up: Callable[[list[list[Item]]], None]
+    """Called with what is left to be tried, in other slots."""
     items: list[Item] = field(default_factory=list)
     """What is being tried."""
     given_up: float | None = None
@@ -112,7 +113,7 @@ class Call:
             returned = self.task.function(*self._arguments())
             if part and inspect.isgenerator(returned):
                 returned = self._in_parts(returned, part)
-            self._outcome.append(self._copied(self._seal(returned)))
+            self._outcome.append(_copied(self.items, self._seal(returned)))
         except BaseException as error:  # described here: a future cannot carry ``StopIteration``
             self._outcome.append(describe(error))
 
@@ -128,7 +129,8 @@ class Call:
             made = self._seal(returned)
             if any(isinstance(one, Unencoded) for one in made):
                 copied: asyncio.Future[list[Made]] = asyncio.get_running_loop().create_future()
-                self.task.finishers.run(partial(self._copied, made), partial(_resolve, copied))
+                # Not behind uploads; and of the items of now, since by then others may be what is being tried.
+                self.task.threads.run(partial(_copied, self.items, made), partial(_resolve, copied))
                 made = await copied
             self._outcome.append(made)
         except BaseException as error:  # a task lets ``SystemExit`` end the event loop
@@ -197,12 +199,6 @@ class Call:
         message = f"process_batch returned {found} for {len(self.items)} items."
         return [failure(item.number, "WrongResults", message) for item in self.items]
 
-    def _copied(self, made: list[Made]) -> list[Made]:
-        """Return ``made`` with its files copied, before the task gets the next items."""
-        return [
-            one if isinstance(one, Envelope) else _copy(item, one) for item, one in zip(self.items, made, strict=True)
-        ]
-
     def _tried(self) -> None:
         if self._timer:
             self._timer.cancel()
@@ -240,7 +236,8 @@ class Call:
             # If it will not, leave it: the event loop must not wait for it to close.
             loop = asyncio.get_running_loop()
             loop.call_later(LET_GO_AFTER, partial(asyncio._unregister_task, self._running))
-        self.gave_up()
+        left, self._left = self._left[::-1], []
+        self.gave_up(left)
 
 
 def _whole(parts: list[Any]) -> Any:
@@ -255,6 +252,11 @@ def _sealed(item: Item, value: object) -> Made:
         return find(value) or success(item.number, value)
     except BaseException as error:  # of the task's own types
         return _unsendable(item, error)
+
+
+def _copied(items: list[Item], made: list[Made]) -> list[Made]:
+    """Return ``made`` with its files copied, before the task gets the next items."""
+    return [one if isinstance(one, Envelope) else _copy(item, one) for item, one in zip(items, made, strict=True)]
 
 
 def _copy(item: Item, made: Unencoded) -> Made:

@@ -24,9 +24,9 @@ class Task:
     """Whether it is a generator: what it yields is streamed as it comes, and the result is all of it."""
     timeout: float
     threads: Threads
-    """Where a blocking function runs."""
+    """Where a blocking function runs, and an async one's files are copied."""
     finishers: Threads
-    """Where files are copied, encoded and stored."""
+    """Where files are encoded and stored."""
     with_context: bool = False
     """Whether it takes the items' contexts too."""
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worker import log
-from worker.outcome.overflow import CHUNK_BYTES
+from worker.outcome.overflow import CHUNK_BYTES, Output
 
 MOST_WAITING = CHUNK_BYTES - 1_000
 """Bytes of a job's parts that may wait to be posted: less than a chunk."""
 
-Send = Callable[[str, int, Sequence[bytes]], Awaitable[None]]
-"""Posts parts: the job's id, the item's index, and the parts, encoded."""
+Send = Callable[[Output, str, int, Sequence[bytes]], Awaitable[None]]
+"""Posts parts: the job's response and id, the item's index, and the parts, encoded."""
 
 
 @dataclass(eq=False)
@@ -21,7 +21,7 @@ class Parts:
     """The parts of a job's items. Those of an item are posted in order, what came during one POST in the next."""
 
     job_id: str
-    send: Send
+    send: Callable[[str, int, Sequence[bytes]], Awaitable[None]]
     posted: Callable[[], None]
     """Called when the last part of an item is posted."""
     posting: dict[int, "asyncio.Task[None]"] = field(default_factory=dict)

@@ -88,6 +88,8 @@ class Pool:
         self._works: set[Work] = set()
         self._groups: deque[Group] = deque()
         self._calls: dict[Call, float] = {}
+        self._untried: deque[list[Item]] = deque()
+        """The halves of failed batches whose calls were given up before they came to them."""
         self._crowd = 0
         self._crowd_until = 0.0
         self._alarm: asyncio.TimerHandle | None = None
@@ -141,6 +143,8 @@ class Pool:
 
     def start_calls(self) -> None:
         """Start calls while there are slots, and items that need not wait for more."""
+        while self._untried and len(self._calls) < self.concurrency:
+            self._start_call(self._untried.popleft())
         passed = 0
         while len(self._calls) < self.concurrency and passed < len(self._groups):
             group = self._groups[0]
@@ -150,11 +154,14 @@ class Pool:
                 self._groups.append(group)
             passed = 0 if items else passed + 1
             if items:
-                call = Call(self.task, self._ended, self._gave_up)
-                self._calls[call] = time.monotonic()
-                call.start(items)
+                self._start_call(items)
         if self.room() > 0:
             self.on_room()
+
+    def _start_call(self, items: list[Item]) -> None:
+        call = Call(self.task, self._ended, self._gave_up)
+        self._calls[call] = time.monotonic()
+        call.start(items)
 
     def _held(self, group: Group) -> bool:
         """Whether a call of a batch that is not full waits for more: for ``BATCH_WAIT``, or else for a crowd.
@@ -192,7 +199,9 @@ class Pool:
     def _stuck(self) -> bool:
         return len(self._calls) == self.concurrency and all(call.given_up is not None for call in self._calls)
 
-    def _gave_up(self) -> None:
+    def _gave_up(self, left: list[list[Item]]) -> None:
+        self._untried += left
+        self.start_calls()
         if self._stuck:
             asyncio.get_running_loop().call_later(self._patience, self._end_if_stuck)
 

@@ -73,7 +73,7 @@ class Work:
         self.in_turn = False
         """Whether the pool has it among those whose turn will come."""
         self.alive = True
-        self.parts = Parts(job_id, send_parts, self._wake) if send_parts else None
+        self.parts = Parts(job_id, partial(send_parts, output), self._wake) if send_parts else None
         self.output = output
         self._finishers = finishers
         self._started = 0
@@ -124,7 +124,7 @@ class Work:
 
     def fail_rest(self, kind: str, message: str) -> None:
         """Let every item that has no result yet fail, started or not."""
-        self._started = self._may_start
+        self._started = self._may_start = len(self.items)
         for index in range(self._admitted, len(self.items)):
             self.settle(index, failure(self.first_index + index, kind, message))
 

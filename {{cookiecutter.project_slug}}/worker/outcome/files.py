@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import mimetypes
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class File:
         """Copy it, where the task returned it: what it was made from may be another item's soon. Blocks."""
         if isinstance(self.content, Path):
             try:
+                if not stat.S_ISREG(self.content.stat().st_mode):  # a pipe or a device may have no end
+                    raise NotAFile(f"{self.content} cannot be returned as a file: it is none.")
                 self.name, self.content = self.content.name, self.content.read_bytes()
             except OSError as error:
                 raise NotAFile(f"{self.content} cannot be returned as a file: {error.strerror}.") from None

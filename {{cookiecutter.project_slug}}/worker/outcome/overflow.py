@@ -13,7 +13,8 @@ from worker.outcome.files import Unencoded
 from worker.outcome.result import Envelope, describe, failure, reference, success_with_files
 from worker.refusal import Refused
 
-BODY_AROUND_CHUNKS = len('{"output": []}')
+BODY_AROUND_CHUNKS = len('{"output": [], "stopPod": true}')
+"""At most: a result may ask for a new worker after the job."""
 SEPARATOR = len(", ")
 CHUNK_BRACKETS = len("[]")
 TOO_LARGE = "OutputTooLarge"

@@ -147,7 +147,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
     left = [error]
     while left and len(found) < MAX_CAUSES:
         one = left.pop(0)
-        if isinstance(one, BaseExceptionGroup):
+        if issubclass(type(one), BaseExceptionGroup):  # and not as what it says that it is
             left = [*vars(BaseExceptionGroup)["exceptions"].__get__(one), *left]
         else:
             found.append(one)

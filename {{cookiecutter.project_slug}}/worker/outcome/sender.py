@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -21,6 +20,7 @@ from runpod.serverless.modules import rp_http, rp_job
 
 from worker import log
 from worker.outcome.chunk import Chunk
+from worker.outcome.overflow import Output
 
 SEAMS = ("stream_result", "send_result")
 ROUTES = ("JOB_STREAM_URL", "JOB_DONE_URL")
@@ -83,11 +83,17 @@ class Sender:
             for envelopes in (chunk.envelopes[:half], chunk.envelopes[half:]):
                 await self.send_chunk(session, {"output": Chunk(envelopes, chunk.output, chunk.listed)}, job)
 
-    async def send_parts(self, job_id: str, index: int, parts: Sequence[bytes]) -> None:
+    async def send_parts(self, output: Output, job_id: str, index: int, parts: Sequence[bytes]) -> None:
         """Post parts of the item at ``index``; the stream alone has them."""
         body = b'{"output": {"index": %d, "parts": [%b]}}' % (index, b", ".join(parts))
-        with suppress(TooLarge, GivenUp):
-            await self._post(self.session, _stream_url(job_id), body, job_id, time.monotonic())
+        since = output.failing_since or time.monotonic()
+        try:
+            await self._post(self.session, _stream_url(job_id), body, job_id, since)
+            output.failing_since = None
+        except GivenUp:  # as with chunks
+            output.failing_since = since
+        except TooLarge:
+            log.error(f"Parts of {len(body)} bytes are too large for the stream.", None, job_id)
 
     async def send_result(self, session: Any, result: dict[str, Any], job: dict[str, Any], *, is_stream: bool) -> None:
         """Post a job's final body; what is too large goes again without the inline form of its largest results."""
@@ -175,6 +181,6 @@ def _retry_after(answer: ClientResponse) -> float:
     text = answer.headers.get("Retry-After", "")
     with suppress(ValueError):
         return min(float(text), 3_600.0)
-    with suppress(ValueError):
-        return (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+    with suppress(ValueError, OverflowError):
+        return parsedate_to_datetime(text).timestamp() - time.time()
     return 0.0

@@ -1,12 +1,15 @@
 """Every environment variable the worker reads, typed, in one place."""
 
 import os
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from types import ModuleType
 from typing import Annotated
 
 from pydantic import Field, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from worker import log
 from worker.outcome.bucket import Access
 from worker.refusal import Refused, faults
 
@@ -17,6 +20,8 @@ BUCKET = {
     "bucket_name": "bucketName",
 }
 """The settings of the bucket, and what a job's ``s3Config`` calls them."""
+ALIKE = 0.9
+"""How alike a name is to a setting's that was meant to be it: a letter or two are wrong. ``WEB_CONCURRENCY`` is not."""
 
 
 class Settings(BaseSettings):
@@ -63,7 +68,7 @@ class Settings(BaseSettings):
 def read_settings(task: ModuleType | None = None) -> Settings:
     """Read the settings from the environment, and their defaults from constants of their names in ``task``.
 
-    Raises ``Refused``, naming the variables, if a value is not usable.
+    Logs what is surely not meant. Raises ``Refused``, naming the variables, if a value is not usable.
     """
     unset = [name for name in Settings.model_fields if not os.environ.get(name.upper())]
     try:
@@ -75,4 +80,17 @@ def read_settings(task: ModuleType | None = None) -> Settings:
     except ValidationError as error:
         names = {field: name.upper() for name, field in BUCKET.items()}
         raise Refused(f"Check the environment: {faults(error, name=names.__getitem__)}.") from None
+    for sentence in doubts(settings, os.environ):
+        log.warning(sentence)
     return settings
+
+
+def doubts(settings: Settings, environment: Iterable[str]) -> Iterator[str]:
+    """Say what does nothing, or less than it says: a variable that is nearly a setting, a batch that never fills."""
+    known = [name.upper() for name in Settings.model_fields]
+    for name in environment:
+        if name.upper() not in known and (meant := get_close_matches(name.upper(), known, n=1, cutoff=ALIKE)):
+            yield f"Check the environment: there is no setting {name}; did you mean {meant[0]}?"
+    size, most = settings.batch_size, settings.lookahead
+    if "batch_size" in settings.model_fields_set and size > most:
+        yield f"BATCH_SIZE={size} is over LOOKAHEAD={most}: one job fills a call with {most} items at most."

@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m endpoint.local",
         usage="%(prog)s [--port PORT] [--workers COUNT] [--batch-workers COUNT] [--distance MS] [--rate-limits] "
-        "[-- COMMAND … | --image NAME [-- OPTION …]]",
+        "[--reload] [-- COMMAND … | --image NAME [-- OPTION …]]",
         description="Runpod's job API and worker protocol on this machine, with workers in their production loop.",
     )
     parser.add_argument("--port", type=_port, default=8000, help="port to serve on; 0 takes a free one (default: 8000)")
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument(
         "--batch-workers", type=_count, default=1, help="workers to start with the first batch (default: 1)"
     )
+    parser.add_argument("--reload", action="store_true", help="restart the workers when their code or data changes")
     parser.add_argument("--rate-limits", action="store_true", help="answer 429 where the platform would")
     parser.add_argument("--distance", type=_milliseconds, default=0, help="round-trip time in ms to add (default: 0)")
     parser.add_argument("--image", help="run this image's workers instead of processes of this machine")
@@ -33,6 +34,8 @@ def main() -> None:
         help="a worker's command (default: the handler.py here), or for docker run",
     )
     arguments = parser.parse_args()
+    if arguments.image and arguments.reload:
+        parser.error("--reload is for processes of this machine: an image does not change")
 
     api_key = os.environ.get("RUNPOD_API_KEY")
     for ending in (signal.SIGTERM, signal.SIGHUP):  # as an exception, so that no worker outlives the endpoint
@@ -45,6 +48,7 @@ def main() -> None:
         api_key=api_key,
         distance=arguments.distance / 1000,
         rate_limits=arguments.rate_limits,
+        reload=arguments.reload,
     )
     try:
         with endpoint:
@@ -57,7 +61,7 @@ def main() -> None:
                 "Stop       Ctrl-C",
                 flush=True,
             )
-            while endpoint.workers.alive:
+            while endpoint.workers.alive or arguments.reload:
                 time.sleep(0.2)
     except KeyboardInterrupt:
         return

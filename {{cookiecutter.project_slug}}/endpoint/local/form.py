@@ -39,6 +39,13 @@ class Form:
         self._env = env
         self._schema: dict[str, Any] = {}
         self._reading = asyncio.Lock()
+        self.edition = 0
+        """How often it has changed."""
+
+    def reload(self) -> None:
+        """Read the task anew when next asked for."""
+        self._schema = {}
+        self.edition += 1
 
     async def read(self) -> dict[str, Any]:
         """Return an ``example`` of an input, and its ``schema`` or a sentence ``why`` there is none."""

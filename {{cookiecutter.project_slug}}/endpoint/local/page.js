@@ -23,6 +23,7 @@ const OPEN = 3; // cards that are open unless a person closes them: the latest
 const cards = new Map(); // by job id, the one that has been still for longest first
 let limits; // of what is shown
 let submitted; // the id of the job that this page submitted last
+let edition = 0; // of the form
 let schema; // of the input; undefined where it can only be written as JSON
 
 const $ = (selector, within = document) => within.querySelector(selector);
@@ -95,6 +96,8 @@ function count(news) {
   }
   for (const entry of cards.values()) if (!entry.news.final) drawClock(entry);
   drawBatches(news.batches);
+  if (edition !== news.form) load();
+  edition = news.form;
 }
 
 function drawBatches(batches) {
@@ -292,6 +295,7 @@ function discard(element) {
 async function load() {
   const found = await call("form").then((answer) => answer.json()).catch((error) => ({ why: error.message }));
   const { example = {}, why = "The form has no field for some of test_input.json." } = found;
+  if (schema && JSON.stringify(schema) === JSON.stringify(found.schema)) return; // what has been typed still fits
   schema = found.schema;
   const shown = form.holds(schema, example);
   if (shown) form.show($("#fields"), schema, example);

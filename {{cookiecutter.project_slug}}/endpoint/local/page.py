@@ -50,7 +50,7 @@ def page_api(
     """Add what the page fetches to ``api``; its feeds end once ``ending()`` holds."""
 
     def counts() -> dict[str, Any]:
-        return {**count(queue, workers), "batches": batches.states(BATCHES)}
+        return {**count(queue, workers), "batches": batches.states(BATCHES), "form": form.edition}
 
     @api.get("/form")
     async def read_form(_: Request) -> Response:

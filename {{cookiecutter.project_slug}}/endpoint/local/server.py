@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from watchfiles import PythonFilter, awatch
 
 from endpoint.local.batch import Batches
 from endpoint.local.batch_api import batch_api
@@ -33,6 +34,9 @@ from endpoint.local.workers import Worker, Workers
 
 PROJECT = Path(__file__).parents[2]
 API = "/v2/local"
+DATA = (".json", ".toml", ".txt", ".yaml", ".yml")
+"""What a worker reads, besides code; what a client writes, such as ``.jsonl``, restarts none."""
+NOT_THEIRS = ("docs", "endpoint", "tests")
 KEEP_ALIVE = 75
 """Seconds that a connection may rest. The SDK's HTTP client (aiohttp) uses one again that has rested for less than 15,
 and does not repeat a POST that met a closed one: a handler that blocks its loop would lose its result."""
@@ -47,7 +51,8 @@ class LocalEndpoint:
     alive, and their output goes to ``log`` (None: where this process's goes). ``batch_workers`` more are started with
     the first batch, for batches only.
     ``port`` 0 takes a free one. Only ``api_key`` is let in, or any key if it is None. Every answer takes ``distance``
-    seconds longer, as if the endpoint were that far away. With ``rate_limits``, callers meet the platform's.
+    seconds longer, as if the endpoint were that far away. With ``rate_limits``, callers meet the platform's. With
+    ``reload``, other workers take over when a file in ``cwd`` changes that is theirs.
     Entering raises ``OSError`` if the port is taken or the command cannot be run.
     """
 
@@ -64,6 +69,7 @@ class LocalEndpoint:
         api_key: str | None = None,
         distance: float = 0,
         rate_limits: bool = False,
+        reload: bool = False,
     ) -> None:
         ours = isinstance(command, Image) or not command
         cwd = cwd or (PROJECT if ours else Path.cwd())
@@ -79,6 +85,7 @@ class LocalEndpoint:
         self._api_key = api_key
         self._distance = distance
         self._limits = RateLimits() if rate_limits else None
+        self._watched = cwd if reload else None
 
     @property
     def base_url(self) -> str:
@@ -113,6 +120,7 @@ class LocalEndpoint:
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
             serving = asyncio.create_task(self._server.serve([listener]))
+            watching = asyncio.create_task(self._watch())
             try:
                 await self.workers.start(self._port)
                 self.batch_workers.port = self._port
@@ -121,6 +129,7 @@ class LocalEndpoint:
                 self._server.should_exit = True
                 entered.set_exception(error)
             await serving
+            watching.cancel()
 
         self._thread = threading.Thread(target=asyncio.run, args=(serve(),), name="local endpoint")
         self._thread.start()
@@ -160,6 +169,14 @@ class LocalEndpoint:
             await asyncio.gather(*what)
 
         asyncio.run_coroutine_threadsafe(all_of_it(), self._loop).result()
+
+    async def _watch(self) -> None:
+        if self._watched is None:
+            return
+        theirs = PythonFilter(ignore_paths=[self._watched / name for name in NOT_THEIRS], extra_extensions=DATA)
+        async for _ in awatch(self._watched, watch_filter=theirs):
+            for each in (self.workers, self.batch_workers, self._form):
+                each.reload()
 
     def _app(self) -> ASGIApp:
         check_key = key_check(self._api_key)

@@ -38,6 +38,8 @@ class Worker:
     """Its exit status, for whoever waits in another thread."""
     ready: bool = False
     stopping: bool = False
+    outdated: bool = False
+    """Whether the files have changed since it was started."""
 
     @property
     def queue(self) -> Queue:
@@ -51,7 +53,8 @@ class Worker:
 
     def seen(self) -> None:
         """Note a poll."""
-        self.ready = self.pool.launch_works = True
+        self.ready = True
+        self.pool.launch_works |= not self.outdated
 
     def end(self) -> None:
         """Ask it to finish what it has and exit."""
@@ -95,6 +98,7 @@ class Workers:
         self._kind = name
         self.port = 0
         self._started = 0
+        self._in_start = 0
         self._starting: asyncio.Task[None] | None = None
         self._stopped = False
         self._watchers: set[asyncio.Task[None]] = set()
@@ -132,6 +136,7 @@ class Workers:
         url = f"http://{self._launch.host}:{self.port}/v2/local"
         env = {**self._env, **protocol(url, worker_id, secret)}
         folder = self._launch.folder(self._cwd)
+        self._in_start += 1
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._launch.line(self._name(worker_id), env),
@@ -146,6 +151,8 @@ class Workers:
         except OSError:
             await self._launch.clear(self._name(worker_id), folder)
             raise
+        finally:
+            self._in_start -= 1
         worker = self._known[worker_id] = Worker(worker_id, secret, folder, process, self)
         if self._stopped:  # while the process was being started
             worker.kill()
@@ -159,10 +166,26 @@ class Workers:
         del self._known[worker.id]
         self.queue.lose(worker.id)
         worker.exited.set_result(status)
-        if self.launch_works and not (worker.stopping or self._stopped):
+        if (self.launch_works or worker.outdated) and not (worker.stopping or self._stopped):
             await self._start_one()
         elif not worker.ready:
             self.unhealthy += 1
+
+    def reload(self) -> None:
+        """Have workers of the files as they are now take over: from each once it has finished the jobs in its hands.
+
+        What cannot start with them is not tried again until they change.
+        """
+        if not self._started or self._stopped:
+            return
+        self.launch_works = False
+        for worker in self.running:
+            if not worker.outdated:
+                worker.outdated = True
+                worker.end()
+        for _ in range(len(self.running) + self._in_start, self._count):
+            self._watchers.add(starting := asyncio.create_task(self._start_one()))
+            starting.add_done_callback(self._watchers.discard)
 
     def _name(self, worker_id: str) -> str:
         return f"local-{os.getpid()}-{self.port}-{worker_id}"

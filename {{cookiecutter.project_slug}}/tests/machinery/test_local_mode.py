@@ -94,6 +94,12 @@ def test_a_bad_setting_stops_the_start_with_a_sentence(start: Start) -> None:
     assert finished.stderr.count("\n") == 1
 
 
+def test_a_misspelt_setting_is_a_warning_at_the_start(start: Start) -> None:
+    finished = start('--test_input={"input": {"items": ["a"]}}', ITEM_CONCURENCY="1")
+    assert result(finished) == envelopes("a")
+    assert "WARN   | Check the environment: there is no setting ITEM_CONCURENCY; did you mean" in finished.stdout
+
+
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from endpoint.local import LocalEndpoint, stops
-from tests.conftest import Caller
+from tests.conftest import Caller, MakeWorker
 
 IDLE = [sys.executable, "-c", "import signal; signal.pause()"]
 START = "runpod.serverless.start({'handler': handler, 'return_aggregate_stream': True})\n"
@@ -241,3 +241,63 @@ def test_a_worker_on_a_machine_with_a_key_of_runpods_own_is_let_in(
     monkeypatch.setenv("HOME", str(home))
     with serving(tmp_path, "def handler(job):\n    return 'let in'") as caller:
         assert caller.runsync([])["output"] == "let in"
+
+
+ECHO = "from pydantic import BaseModel\n\nclass Input(BaseModel):\n    items: list[str]\n\ndef load():\n    pass\n"
+
+
+def test_a_changed_task_takes_over_once_the_jobs_in_hand_are_done(
+    make_worker: MakeWorker, tmp_path: Path, fifo: Path
+) -> None:
+    project = make_worker("hostile")
+    old = ECHO + "\ndef process(item, job):\n    return 'old ' + (open(item).read() if item[:1] == '/' else item)\n"
+    (project / "task.py").write_text(old)
+    with (
+        (tmp_path / "worker.log").open("wb") as log,
+        LocalEndpoint(cwd=project, log=log, reload=True) as endpoint,
+        Caller(endpoint, tmp_path / "worker.log") as caller,
+    ):
+        assert caller.runsync(["a"])["output"][0]["result"] == "old a"
+        [worker] = endpoint.workers.running
+        in_hand = caller.run([str(fifo)])
+        until(lambda: caller.status(in_hand)["status"] == "IN_PROGRESS")
+
+        new = old.replace("old", "new").replace("    items", "    shout: bool = True\n    items")
+        (project / "task.py").write_text(new)
+        until(lambda: worker.outdated)
+        next_job = caller.run(["b"])
+        assert not worker.exited.done()
+        fifo.write_text("c")
+        assert [chunk["result"] for chunk in caller.stream(in_hand)] == ["old c"]
+        assert [chunk["result"] for chunk in caller.stream(next_job)] == ["new b"]
+        assert "shout" in caller.http.get(f"{endpoint.page_url}form").json()["schema"]["properties"]
+
+
+def test_a_task_that_cannot_start_is_tried_again_when_it_has_changed(make_worker: MakeWorker, tmp_path: Path) -> None:
+    project = make_worker("hostile")
+    good = (project / "task.py").read_text()
+    with (
+        (tmp_path / "worker.log").open("wb") as log,
+        LocalEndpoint(cwd=project, log=log, reload=True) as endpoint,
+        Caller(endpoint, tmp_path / "worker.log") as caller,
+    ):
+        assert caller.runsync(["a"])["status"] == "COMPLETED"
+        (project / "task.py").write_text("def process(item, job:\n")
+        until(lambda: not endpoint.workers.alive)
+        job_id = caller.run(["b"])
+        assert (tmp_path / "worker.log").read_text().count("SyntaxError") == 1
+        (project / "task.py").write_text(good)
+        assert [chunk["result"] for chunk in caller.stream(job_id)] == ["b"]
+
+
+def test_what_is_not_the_workers_restarts_none(make_worker: MakeWorker, tmp_path: Path) -> None:
+    project = make_worker("hostile")
+    (project / "endpoint").mkdir()
+    with LocalEndpoint(cwd=project, reload=True) as endpoint, Caller(endpoint, Path(os.devnull)) as caller:
+        assert caller.runsync(["a"])["status"] == "COMPLETED"
+        [first] = endpoint.workers.running
+        for name in ("results.jsonl", "endpoint/demo.py", "tests/tasks/hostile.py", "README.md"):
+            (project / name).write_text("")
+        (project / "labels.json").write_text("{}")
+        until(lambda: first.exited.done())
+        until(lambda: [worker.id for worker in endpoint.workers.running if worker.ready] == ["worker-2"])

@@ -211,7 +211,7 @@ def envelope(index: int, result: Any) -> dict[str, Any]:
 
 def test_a_page_is_told_each_result_as_it_comes(quiet: Caller) -> None:
     with open_page(quiet.endpoint) as page:
-        assert page.counts.keys() == {"jobs", "workers", "batches", "shown"}
+        assert page.counts.keys() == {"jobs", "workers", "batches", "form", "shown"}
         job_id = begun(quiet)
         assert page.until(job_id, status="IN_PROGRESS", count=0)["items"] == 3
         quiet.chunk(job_id, envelope(0, "a\nb"))

@@ -8,7 +8,7 @@ import task
 from tests.conftest import PROJECT
 from worker.calls.pool import Pool
 from worker.refusal import Refused
-from worker.settings import Settings, read_settings
+from worker.settings import Settings, doubts, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,41 @@ def test_half_a_bucket_is_refused_by_the_names_that_are_missing(monkeypatch: pyt
         read_settings()
     expected = "Check the environment: BUCKET_ACCESS_KEY_ID is missing; BUCKET_NAME is missing."
     assert str(refused.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ITEM_CONCURENCY", "ITEM_CONCURRENCY"),
+        ("items_concurrency", "ITEM_CONCURRENCY"),
+        ("BATCHSIZE", "BATCH_SIZE"),
+        ("LOOK_AHEAD", "LOOKAHEAD"),
+        ("MAX_ITEM", "MAX_ITEMS"),
+        ("BUCKET_ACCESS_KEY", "BUCKET_ACCESS_KEY_ID"),
+    ],
+)
+def test_a_misspelt_variable_is_a_warning_that_names_the_right_one(name: str, meant: str) -> None:
+    assert [*doubts(Settings(), [name])] == [
+        f"Check the environment: there is no setting {name}; did you mean {meant}?"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PATH", "RUNPOD_POD_ID", "RUNPOD_REALTIME_CONCURRENCY", "WEB_CONCURRENCY", "AWS_ACCESS_KEY_ID", "MODEL_NAME"]
+    + [name.upper() for name in Settings.model_fields]
+    + ["item_concurrency"],
+)
+def test_a_variable_that_is_right_or_somebody_elses_is_none(name: str) -> None:
+    assert [*doubts(Settings(), [name])] == []
+
+
+def test_a_batch_that_never_fills_is_a_warning_that_says_what_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "64")
+    assert [*doubts(read_settings(), [])] == []
+    monkeypatch.setenv("BATCH_SIZE", "65")
+    [sentence] = doubts(read_settings(), [])
+    assert sentence.startswith("BATCH_SIZE=65 is over LOOKAHEAD=64: one job fills a call with 64 items at most.")
 
 
 def test_the_hub_offers_every_setting_with_its_default_and_bounds() -> None:

@@ -28,7 +28,8 @@ class Threads:
     def run(self, call: Callable[[], T], then: Callable[[T], None]) -> None:
         """Run ``call``, which must not raise, and then ``then``, with what it returned, on the event loop.
 
-        Raises ``RuntimeError`` if no thread can be started.
+        Where no more threads can be started it waits for one of those that are there. Raises ``RuntimeError`` if there
+        is none.
         """
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
@@ -40,8 +41,12 @@ class Threads:
                 loop.call_soon_threadsafe(then, returned)
 
         if not self._idle.acquire(blocking=False) and self._started < self._most:
-            self._started += 1
-            threading.Thread(target=self._serve, name="process", daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, name="process", daemon=True).start()
+                self._started += 1
+            except RuntimeError:
+                if not self._started:
+                    raise
         self._calls.put(report)
 
     def _serve(self) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 
 from runpod.serverless import worker as sdk_worker
 from runpod.serverless.modules import rp_scale
+from runpod.serverless.modules.worker_state import Job
 
 from worker import log
+from worker.calls.call import LET_GO_AFTER
 from worker.job import Worker
 
 METHODS = ("set_scale", "get_jobs", "run_jobs", "handle_job", "monitor_stop_signals", "current_occupancy")
@@ -72,6 +74,17 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._pool.on_room = self._room.set
         self._pool.on_stuck = self._hand_back
         worker.on_start = self._started
+
+    async def run(self) -> None:
+        """Run until the worker is told to stop and its jobs are done; then wait for no task that will not end."""
+        await super().run()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left:
+            _, stubborn = await asyncio.wait(left, timeout=LET_GO_AFTER)
+            for task in stubborn:  # the event loop would wait for it to close
+                asyncio._unregister_task(task)
 
     async def set_scale(self) -> None:
         """Wait until there is room for another job; the SDK awaits this before each take."""
@@ -199,4 +212,11 @@ class _Watched:
 
 
 def _is_job(job: object) -> bool:
-    return isinstance(job, dict) and isinstance(job.get("id"), str) and "input" in job
+    """Whether the SDK can keep it among its jobs in progress, and so will start it."""
+    if not (isinstance(job, dict) and isinstance(job.get("id"), str) and "input" in job):
+        return False
+    try:
+        Job(**job)
+    except Exception:  # a key that is none of an attribute
+        return False
+    return True

@@ -36,14 +36,16 @@ endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/
 endpoint/local/rate_limits.py endpoint/local/routes.py endpoint/local/server.py endpoint/local/stops.py
 endpoint/local/worker_api.py endpoint/local/workers.py
 tests/__init__.py tests/batch_api.py tests/calling.py tests/conftest.py tests/faulty.py tests/rest_api.py tests/sdk.py
-tests/test_batch_jobs.py tests/test_bucket.py tests/test_client.py tests/test_cold_start.py tests/test_deploy.py
+tests/test_batch_jobs.py tests/test_bucket.py tests/test_client.py tests/test_cold_start.py tests/test_demo.py
+tests/test_deploy.py
 tests/test_faults.py tests/test_file_results.py tests/test_files.py tests/test_local_endpoint.py
 tests/test_local_mode.py tests/test_local_workers.py tests/test_loop.py tests/test_map.py tests/test_map_batch.py
-tests/test_overflow.py tests/test_page.py tests/test_parts.py tests/test_plan.py tests/test_pool.py
-tests/test_production.py tests/test_properties.py tests/test_result.py tests/test_security.py tests/test_settings.py
+tests/test_overflow.py tests/test_page.py tests/test_parts.py tests/test_pictures.py tests/test_plan.py
+tests/test_pool.py tests/test_production.py tests/test_properties.py tests/test_result.py tests/test_security.py tests/test_settings.py
 tests/test_stream.py tests/test_task.py
 tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py
-tests/tasks/parts.py tests/tasks/parts_async.py tests/tasks/slow_to_load.py tests/tasks/unloadable.py
+tests/tasks/parts.py tests/tasks/parts_async.py tests/tasks/pictures.py tests/tasks/pictures_async.py
+tests/tasks/pictures_batch.py tests/tasks/slow_to_load.py tests/tasks/unloadable.py
 tests/tasks/unseamed.py
 worker/__init__.py worker/job.py worker/log.py worker/refusal.py worker/settings.py
 worker/calls/__init__.py worker/calls/call.py worker/calls/parts.py worker/calls/pool.py worker/calls/stream.py

@@ -41,8 +41,8 @@ tests/test_deploy.py
 tests/test_faults.py tests/test_file_results.py tests/test_files.py tests/test_local_endpoint.py
 tests/test_local_mode.py tests/test_local_workers.py tests/test_loop.py tests/test_map.py tests/test_map_batch.py
 tests/test_overflow.py tests/test_page.py tests/test_parts.py tests/test_pictures.py tests/test_plan.py
-tests/test_pool.py tests/test_production.py tests/test_properties.py tests/test_result.py tests/test_security.py tests/test_settings.py
-tests/test_stream.py tests/test_task.py
+tests/test_pool.py tests/test_production.py tests/test_properties.py tests/test_result.py tests/test_security.py
+tests/test_settings.py tests/test_stream.py tests/test_task.py
 tests/tasks/__init__.py tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py
 tests/tasks/parts.py tests/tasks/parts_async.py tests/tasks/pictures.py tests/tasks/pictures_async.py
 tests/tasks/pictures_batch.py tests/tasks/slow_to_load.py tests/tasks/unloadable.py

@@ -68,7 +68,7 @@ def serve_http(answer: Callable[[Request], Answer]) -> Iterator[str]:
             self.wfile.write(answered.body[: answered.sent])
             self.close_connection = self.close_connection or answered.sent is not None
 
-        do_GET = do_POST = handle_any  # noqa: N815
+        do_GET = do_POST = do_PUT = handle_any  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass

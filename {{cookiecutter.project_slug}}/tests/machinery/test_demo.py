@@ -120,6 +120,7 @@ def test_files_are_saved_and_it_says_where(demo: MakeDemo) -> None:
     assert (Path(folder) / "2-0.png").read_bytes() == b"\x89PNG\r\n\x1a\n" + bytes(2)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("line", ["Starting", "GET  /stream"], ids=["at the start", "with a job in hand"])
 def test_ctrl_c_is_a_sentence_and_leaves_no_worker(demo: MakeDemo, line: str) -> None:
     process = demo("return time.sleep(600 * item)")

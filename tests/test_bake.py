@@ -46,12 +46,14 @@ tests/machinery/test_demo.py tests/machinery/test_deploy.py tests/machinery/test
 tests/machinery/test_file_results.py tests/machinery/test_files.py tests/machinery/test_local_endpoint.py
 tests/machinery/test_local_mode.py tests/machinery/test_local_workers.py tests/machinery/test_loop.py
 tests/machinery/test_map.py tests/machinery/test_map_batch.py tests/machinery/test_overflow.py
-tests/machinery/test_page.py tests/machinery/test_parts.py tests/machinery/test_plan.py tests/machinery/test_pool.py
-tests/machinery/test_production.py tests/machinery/test_properties.py tests/machinery/test_result.py
-tests/machinery/test_security.py tests/machinery/test_settings.py tests/machinery/test_stream.py
+tests/machinery/test_page.py tests/machinery/test_parts.py tests/machinery/test_pictures.py
+tests/machinery/test_plan.py tests/machinery/test_pool.py tests/machinery/test_production.py
+tests/machinery/test_properties.py tests/machinery/test_result.py tests/machinery/test_security.py
+tests/machinery/test_settings.py tests/machinery/test_stream.py
 tests/machinery/tasks/__init__.py tests/machinery/tasks/contextual.py tests/machinery/tasks/contextual_batch.py
 tests/machinery/tasks/hostile.py tests/machinery/tasks/hostile_async.py tests/machinery/tasks/hostile_batch.py
-tests/machinery/tasks/parts.py tests/machinery/tasks/parts_async.py tests/machinery/tasks/slow_to_load.py
+tests/machinery/tasks/parts.py tests/machinery/tasks/parts_async.py tests/machinery/tasks/pictures.py
+tests/machinery/tasks/pictures_async.py tests/machinery/tasks/pictures_batch.py tests/machinery/tasks/slow_to_load.py
 tests/machinery/tasks/unloadable.py tests/machinery/tasks/unseamed.py
 worker/__init__.py worker/context.py worker/job.py worker/log.py worker/refusal.py worker/settings.py
 worker/calls/__init__.py worker/calls/call.py worker/calls/function.py worker/calls/parts.py worker/calls/pool.py

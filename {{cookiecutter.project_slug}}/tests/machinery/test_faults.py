@@ -292,7 +292,10 @@ class TestTake:
             assert state["workerId"] == "worker-1"
             assert faulty.met("job-take")
 
-    @pytest.mark.parametrize("answer", ["[5]", '[{"id": "x", "input": {}, "self": 1}]', '[{}, null, {"id": 1, "input": {}}]', '[{"id": "x"}]'])
+    @pytest.mark.parametrize(
+        "answer",
+        ["[5]", '[{"id": "x", "input": {}, "self": 1}]', '[{}, null, {"id": 1, "input": {}}]', '[{"id": "x"}]'],
+    )
     def test_a_list_of_no_jobs_costs_no_job(self, behind: Behind, faulty: Faulty, fifo: Path, answer: str) -> None:
         with behind() as caller:
             job_id = caller.run([0, {"read": str(fifo)}])

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.machinery.calling import Answer, Request, client, serve_http
 from tests.conftest import Serve
+from tests.machinery.calling import Answer, Request, client, serve_http
 from tests.machinery.tasks.pictures import picture
 
 SIZE = 3_000_000

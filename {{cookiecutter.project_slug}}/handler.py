@@ -14,7 +14,7 @@ from typing import Any
 import runpod
 
 import task
-from worker.intake import api, loop
+from worker.intake import loop
 from worker.intake.mode import Mode, find_mode
 from worker.job import Worker, Yielded
 from worker.log import TaskLog
@@ -77,6 +77,8 @@ def main() -> None:
     if mode is Mode.PRODUCTION:
         loop.install(ready)
     if mode is Mode.API:
+        from worker.intake import api  # and FastAPI with it, which no other mode needs
+
         api.install()
     called = local_test if mode is Mode.LOCAL_TEST else aggregate
     try:

@@ -296,7 +296,7 @@ def test_what_is_not_the_workers_restarts_none(make_worker: MakeWorker, tmp_path
     with LocalEndpoint(cwd=project, reload=True) as endpoint, Caller(endpoint, Path(os.devnull)) as caller:
         assert caller.runsync(["a"])["status"] == "COMPLETED"
         [first] = endpoint.workers.running
-        for name in ("results.jsonl", "endpoint/demo.py", "tests/tasks/hostile.py", "README.md"):
+        for name in ("results.jsonl", "endpoint/demo.py", "tests/machinery/tasks/hostile.py", "README.md"):
             (project / name).write_text("")
         (project / "labels.json").write_text("{}")
         until(lambda: first.exited.done())

@@ -174,7 +174,7 @@ def project(bake: Bake) -> Path:
     folder = bake()
     (folder / "task.py").write_text(TASK)
     (folder / "test_input.json").write_text(json.dumps({"input": {"items": ["one", "two"], "width": 9}}))
-    make(folder, ".venv/bin/.ready")
+    make(folder, ".venv/bin/.ready-dev")
     return folder
 
 

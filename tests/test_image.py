@@ -224,13 +224,13 @@ def served(image: Image, *options: str) -> Iterator[tuple[Any, httpx.Client, Pat
 
 def test_the_image_tests_itself(image: Image) -> None:
     said = docker("run", "--rm", *image.options, image.name)
-    assert said.count("'success': True") == 3, said
+    assert "3 items, 0 failed" in said, said  # the SDK cuts a long list
 
 
 def test_it_needs_no_more_than_a_read_only_root_and_a_tmpfs(image: Image) -> None:
     options = (*image.options, "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
     said = docker("run", "--rm", *options, "--security-opt", "no-new-privileges", image.name)
-    assert said.count("'success': True") == 3, said
+    assert "3 items, 0 failed" in said, said  # the SDK cuts a long list
 
 
 def test_make_run_image_runs_that_test(sync: Image) -> None:

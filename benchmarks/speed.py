@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("worker", type=Path, help="a baked worker with its environment installed")
     parser.add_argument("--quick", action="store_true", help="one round, a tenth of the memory case; write nothing")
     arguments = parser.parse_args()
-    rounds, items = (1, 10_000) if arguments.quick else (3, 100_000)
+    rounds, items = (1, 10_000) if arguments.quick else (3, 30_000)
     serve = Serve(arguments.worker.absolute())
     columns = TextColumn("{task.description:55}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:

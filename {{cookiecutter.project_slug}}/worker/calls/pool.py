@@ -115,8 +115,10 @@ class Pool:
             return 0
         calls = max(self.concurrency - len(self._calls), int(self.task.batched))
         room = calls * self.most - sum(group.waiting for group in self._groups)
+        if room > 0:
+            return room
         waiting = [work for group in self._groups for work in group.turns]
-        return room if room > 0 else int(len(waiting) == 1 and waiting[0].begun)
+        return int(len(waiting) == 1 and waiting[0].begun)
 
     def enter(self, work: Work) -> None:
         """Take on the items of a job."""

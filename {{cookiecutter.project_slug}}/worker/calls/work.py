@@ -38,9 +38,6 @@ class Options:
         except BaseException:
             return self is other
 
-    def __hash__(self) -> int:
-        return hash(self._text)
-
 
 class Work:
     """The items of one job; ``job`` is what each call gets with them, ``first_index`` the first one's number outside.

@@ -110,6 +110,8 @@ class LocalEndpoint:
             uvicorn.Config(
                 self._app(),
                 log_level="warning",
+                access_log=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=1,
                 timeout_keep_alive=KEEP_ALIVE,
                 lifespan="off",

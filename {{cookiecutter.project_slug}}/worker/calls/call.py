@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -23,6 +24,8 @@ from worker.outcome.result import Envelope, Raised, describe, encoded_part, fail
 
 LET_GO_AFTER = 1.0
 """Seconds that a cancelled async call has to clean up."""
+SETTLED_AT_ONCE = 4
+"""Items of a call whose outcomes are handed on before the event loop has its turn."""
 
 Made = Envelope | Unencoded
 
@@ -202,26 +205,37 @@ class Call:
     def _tried(self) -> None:
         if self._timer:
             self._timer.cancel()
-        if self.given_up is None and self._outcome:
-            self._settle(self._outcome[0])
-        self._running, self._outcome = None, []
-        self._go_on()
-
-    def _settle(self, outcome: list[Made] | Raised) -> None:
-        if not isinstance(outcome, Raised):
-            for item, made in zip(self.items, outcome, strict=True):
-                if isinstance(made, Envelope):
-                    item.settle(made)
-                else:
-                    self.task.finishers.run(partial(item.work.output.seal, item.number, made), item.settle)
-        elif len(self.items) == 1:
-            [item] = self.items
-            log.error(f"Item {item.number} failed", outcome, item.work.job_id)
-            item.settle(outcome.envelope(item.number))
+        outcome, self._running, self._outcome = self._outcome, None, []
+        if self.given_up is not None or not outcome:
+            self._go_on()
+        elif isinstance(outcome[0], Raised):
+            self._fail(outcome[0])
+            self._go_on()
         else:
-            log.error(f"A batch of {len(self.items)} failed; now its halves", outcome, self.items[0].work.job_id)
+            self._settle(zip(self.items, outcome[0], strict=True))
+
+    def _fail(self, raised: Raised) -> None:
+        if len(self.items) == 1:
+            [item] = self.items
+            log.error(f"Item {item.number} failed", raised, item.work.job_id)
+            item.settle(raised.envelope(item.number))
+        else:
+            log.error(f"A batch of {len(self.items)} failed; now its halves", raised, self.items[0].work.job_id)
             half = len(self.items) // 2
             self._left += [self.items[half:], self.items[:half]]
+
+    def _settle(self, outcomes: "zip[tuple[Item, Made]]") -> None:
+        """Settle some items, and then others: the jobs of the first are on their way out while the others follow."""
+        some = list(islice(outcomes, SETTLED_AT_ONCE))
+        for item, made in some:
+            if isinstance(made, Envelope):
+                item.settle(made)
+            else:
+                self.task.finishers.run(partial(item.work.output.seal, item.number, made), item.settle)
+        if len(some) == SETTLED_AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._settle, outcomes)
+        else:
+            self._go_on()
 
     def _expire(self) -> None:
         message = f"No result within {self.task.timeout:g} s per item (ITEM_TIMEOUT)."

@@ -30,7 +30,7 @@ CROWD_AT_MOST = 0.1
 class Group:
     """The jobs whose items may share a call, those with items that could start in turn."""
 
-    options: Options
+    options: Options | None
     since: float = field(default_factory=time.monotonic)
     """When the first of the waiting items came."""
     turns: deque[Work] = field(default_factory=deque)
@@ -180,10 +180,13 @@ class Pool:
         now = time.monotonic()
         if now >= until:
             return False
-        loop = asyncio.get_running_loop()
-        if self._alarm is None or self._alarm.when() <= loop.time():
-            self._alarm = loop.call_later(until - now, self.start_calls)
+        if self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(until - now, self._look_again)
         return True
+
+    def _look_again(self) -> None:
+        self._alarm = None
+        self.start_calls()
 
     @property
     def _jobs_waiting(self) -> int:

@@ -9,7 +9,7 @@ from worker.calls import subtasks
 from worker.calls.call import LET_GO_AFTER
 from worker.calls.function import Function
 from worker.calls.pool import Pool
-from worker.calls.work import Work
+from worker.calls.work import Options, Work
 from worker.outcome.overflow import CHUNK_BYTES, Output
 from worker.outcome.result import Envelope
 from worker.settings import Settings
@@ -40,7 +40,7 @@ class Stream:
         generator, or cancelling whoever awaits it, starts no further call, cancels the async ones that nobody else
         waits for, and leaves the blocking ones to return into the void.
         """
-        pool = self.pool
+        pool, loop = self.pool, asyncio.get_running_loop()
         work = Work(
             items,
             job,
@@ -50,6 +50,7 @@ class Stream:
             sent=sent,
             lookahead=self._lookahead,
             finishers=pool.finishers,
+            options=Options(job) if pool.task.batched else None,
             send_parts=pool.send_parts if pool.task.in_parts else None,
         )
         if pool.task.is_async:
@@ -65,10 +66,10 @@ class Stream:
                     left -= envelope.size + len(", ")
                 if chunk[1:]:  # all but one, so that the next chunk fills while this one is being posted
                     work.make_room(len(chunk) - 1)
-                    pool.offer(work)
+                    loop.call_soon(pool.offer, work)
                 yield chunk
                 work.make_room(1)
-                pool.offer(work)
+                loop.call_soon(pool.offer, work)  # and not before the next chunk is on its way
                 unsent -= len(chunk)
         finally:
             if ending := pool.leave(work):

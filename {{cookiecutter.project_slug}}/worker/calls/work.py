@@ -58,6 +58,7 @@ class Work:
         sent: Mapping[str, Any],
         lookahead: int,
         finishers: Threads,
+        options: Options | None = None,
         send_parts: Send | None = None,
     ) -> None:
         self.items = items
@@ -66,7 +67,8 @@ class Work:
         self.first_index = first_index
         self.sent = sent
         """The job as the platform sent it."""
-        self.options = Options(job)
+        self.options = options
+        """What keeps it from sharing calls with other jobs."""
         self.in_turn = False
         """Whether the pool has it among those whose turn will come."""
         self.alive = True

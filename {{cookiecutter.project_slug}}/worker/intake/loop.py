@@ -7,6 +7,7 @@ progress, prestart) stays the SDK's.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -26,6 +27,8 @@ LAST_MOMENT = 0.05
 """Seconds after the worker is told to stop in which a job that is already on its way may come."""
 SLOWEST = 1.0
 """Seconds between two takes that fail, at most."""
+LULL = 0.1
+"""Seconds without the end of a job after which no more than one is asked for."""
 
 
 def install(worker: Worker) -> None:
@@ -70,6 +73,8 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._room = asyncio.Event()
         self._answering = False
         self._failures = 0
+        self._left = 0
+        self._left_last = 0.0
         self._pool.in_hand = lambda: len(self._jobs)
         self._pool.on_room = self._room.set
         self._pool.on_stuck = self._hand_back
@@ -96,13 +101,15 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
     def _wanted(self) -> int:
         """Return how many jobs to ask for: none until those that came last have started, and their size is known.
 
-        More than one only beside as many that are on their way out, which is how small jobs look: so that a worker does
-        not take a long job that an idle one could have.
+        More than one only in the place of as many that have just left or are leaving, which is how small jobs look: so
+        that a worker does not take a long job that an idle one could have.
         """
         if self._coming:
             return 0
+        if time.monotonic() > self._left_last + LULL:
+            self._left = 0
         leaving = len(self._jobs) - self._pool.making
-        return min(self._pool.room(), max(1, leaving), self._most - len(self._jobs))
+        return min(self._pool.room(), max(1, self._left + leaving), self._most - len(self._jobs))
 
     async def _take(self, session: Any, count: int) -> list[dict[str, Any]]:
         """Ask for up to ``count`` jobs. What fails is tried again after a while, the sooner the less often it has."""
@@ -117,6 +124,7 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         if len(jobs) < len(answer):
             log.error("The platform has answered with something else than jobs.", None)
         self._coming.update(job["id"] for job in jobs)
+        self._left = max(0, self._left - len(jobs))
         return jobs
 
     @asynccontextmanager
@@ -174,6 +182,8 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
 
     def _done(self, job: dict[str, Any], task: "asyncio.Task[None]") -> None:
         self._jobs.discard(task)
+        self._left += 1
+        self._left_last = time.monotonic()
         if task.cancelled():  # perhaps before it began, and so before the SDK's own clean-up
             self.job_progress.remove(job)
             self.jobs_tasks.pop(job["id"], None)

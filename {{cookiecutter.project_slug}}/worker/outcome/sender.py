@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 from aiohttp import ClientError, ClientResponse, ClientTimeout
 from runpod.serverless.modules import rp_http, rp_job
+from yarl import URL
 
 from worker import log
 from worker.outcome.chunk import Chunk
@@ -29,7 +31,7 @@ LARGE = 1_000_000
 """Bytes from which a 400 is taken for what the platform says of a body that is too large."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two attempts."""
-ANSWER_WITHIN, BYTES_A_SECOND = 15.0, 200_000
+ANSWER_WITHIN, BYTES_A_SECOND = 15, 200_000
 """How long an answer is waited for: so many seconds, and as long as the body takes at this rate."""
 SHRINK_BY = 32
 """Which part of a final body that is too large is spared for the next attempt."""
@@ -118,14 +120,14 @@ class Sender:
                 return None
             chunks = smaller
 
-    async def _post(self, session: Any, url: str, body: bytes, job_id: str, since: float) -> None:
+    async def _post(self, session: Any, url: str | URL, body: bytes, job_id: str, since: float) -> None:
         """Post ``body`` until it is taken or refused for good.
 
         Raises ``GivenUp`` where it is neither within ``deliver_for`` seconds after ``since``, and ``TooLarge``. A body
         that arrives without its answer arriving is sent again, and so arrives twice.
         """
         headers = {**HEADERS, "X-Request-ID": job_id}
-        timeout = ClientTimeout(total=ANSWER_WITHIN + len(body) / BYTES_A_SECOND)
+        timeout = _patience(ANSWER_WITHIN + len(body) // BYTES_A_SECOND)
         pause = FIRST_PAUSE
         while True:
             wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that workers do not all come back at once
@@ -153,9 +155,15 @@ class Sender:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _stream_url(job_id: str) -> str:
-    url: str = rp_http.JOB_STREAM_URL.replace("$ID", job_id) + "&isStream=false"
-    return url
+@lru_cache(maxsize=64)
+def _stream_url(job_id: str) -> URL:
+    """Return where the chunks of a job go, parsed once and not for each."""
+    return URL(rp_http.JOB_STREAM_URL.replace("$ID", job_id) + "&isStream=false")
+
+
+@lru_cache(maxsize=64)
+def _patience(seconds: int) -> ClientTimeout:
+    return ClientTimeout(total=seconds)
 
 
 def _final(chunks: list[Chunk], rest: dict[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
@@ -241,6 +242,17 @@ def test_a_call_that_is_not_full_waits_for_as_long_as_it_is_told_to() -> None:
         assert results(await run(impatient, ["alone"])) == ["alone"]
 
     asyncio.run(scenario())
+
+
+def test_a_call_that_waits_starts_in_time_by_a_coarse_clock_too() -> None:
+    async def scenario() -> None:
+        stream = make(lambda items, job: items, batched=True, batch_size=3, batch_wait=0.0105)
+        async with asyncio.timeout(10):
+            for _ in range(50):
+                await run(stream, ["alone"])
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # whose clock has whole milliseconds
+        runner.run(scenario())
 
 
 def test_there_is_room_for_what_could_start_and_for_no_more() -> None:

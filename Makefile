@@ -3,7 +3,6 @@ BIN := .venv/bin
 LOCK := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make lock"
 WORKER := build/my-worker
 POINTS := sync async batch images
-DOCKERFILE := {{cookiecutter.project_slug}}/Dockerfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-sdk lint table bench image scale lock upgrade clean
@@ -30,7 +29,7 @@ table: $(WORKER)  ## Write the table of documented patterns into the README
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
 	@cd $(WORKER) && PYTHONPATH=. .venv/bin/python $(CURDIR)/benchmarks/patterns.py $(CHECK)
 
-lock: $(BIN)/.ready  ## Write every lock file from its pyproject.toml, and the uv that builds the image; what is locked stays
+lock: $(BIN)/.ready  ## Write every lock file from its pyproject.toml; what is locked stays
 	$(LOCK) $(UPGRADE) pyproject.toml --group dev --output-file requirements-dev.txt
 	for point in $(POINTS); do \
 		$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir build/$$point starting_point=$$point && \
@@ -45,8 +44,6 @@ lock: $(BIN)/.ready  ## Write every lock file from its pyproject.toml, and the u
 		$(LOCK) $(UPGRADE) --group dev $(POINTS:%=--constraints ../../%/my-worker/requirements.txt) \
 			--constraints requirements-run.txt --output-file requirements-dev.txt && \
 		cp requirements-run.txt requirements-dev.txt "$(CURDIR)/{{cookiecutter.project_slug}}/"
-	@version=$$(sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements-dev.txt) && \
-		sed "s/uv==[0-9.]*/uv==$$version/" "$(DOCKERFILE)" > build/Dockerfile && cp build/Dockerfile "$(DOCKERFILE)"
 
 upgrade:  ## Move all that is locked to what is newest
 	@$(MAKE) --no-print-directory lock UPGRADE=--upgrade

@@ -44,6 +44,9 @@ class TaskLog(logging.Handler):
         """Log a record under the job's id and the item's index."""
         with suppress(Exception):
             job_id, index = in_call.get()
-            message = self.format(record)
+            try:
+                message = self.format(record)
+            except Exception:  # its arguments are not those of its text
+                message = f"{record.msg!r} {record.args!r}"
             name = "WARN" if record.levelno == logging.WARNING else logging.getLevelName(min(record.levelno, 40))
             _log.log(message if index is None else f"Item {index}: {message}", str(name), job_id)

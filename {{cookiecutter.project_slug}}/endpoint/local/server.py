@@ -176,9 +176,12 @@ class LocalEndpoint:
         if self._watched is None:
             return
         theirs = PythonFilter(ignore_paths=[self._watched / name for name in NOT_THEIRS], extra_extensions=DATA)
-        async for _ in awatch(self._watched, watch_filter=theirs):
-            for each in (self.workers, self.batch_workers, self._form):
-                each.reload()
+        try:
+            async for _ in awatch(self._watched, watch_filter=theirs):
+                for each in (self.workers, self.batch_workers, self._form):
+                    each.reload()
+        except OSError as error:
+            print(f"Changes are not seen any more, restart to see them: {error}", file=sys.stderr)
 
     def _app(self) -> ASGIApp:
         check_key = key_check(self._api_key)

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tests.conftest import Serve
 from worker.calls.function import kind
 from worker.job import Worker
+from worker.log import TaskLog
 from worker.refusal import Refused
 from worker.settings import Settings, read_settings
 
@@ -38,6 +40,11 @@ def test_what_a_task_logs_is_in_the_log_under_its_job_and_item(serve: Serve) -> 
     assert ("WARN", "Item 0: seen a") in mine
     assert ("WARN", "Item 1: seen b") in mine
     assert "not seen" not in caller.log.read_text()
+
+
+def test_a_line_whose_arguments_do_not_fit_is_in_the_log_too(capsys: pytest.CaptureFixture[str]) -> None:
+    TaskLog().emit(logging.LogRecord("task", logging.WARNING, "task.py", 1, "%d files", ("many",), None))
+    assert "'%d files' ('many',)" in capsys.readouterr().out
 
 
 def test_a_constant_of_a_settings_name_is_its_default_and_the_environment_wins(

@@ -1,9 +1,11 @@
 """The parts of an item: on the stream while it runs, in order, and all of them in its result."""
 
+import asyncio
 import json
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 from pydantic import BaseModel
 
 from tests.conftest import Caller, MakeWorker, Serve, off_runpod
+from tests.machinery.test_pool import run
+from tests.machinery.test_stream import make
 from worker.job import Worker
 from worker.refusal import Refused
 from worker.settings import Settings
@@ -86,6 +90,18 @@ def test_the_time_of_an_item_is_that_of_all_its_parts(serve: Serve, tmp_path: Pa
     assert state["output"][0]["failure"]["type"] == "TimeoutError"
     while not closed.exists():
         caller.get("/health")
+
+
+def test_an_async_generator_that_awaits_nothing_leaves_the_others_their_turn() -> None:
+    async def process(item: object, job: object) -> AsyncIterator[str]:
+        while True:
+            yield "more"
+
+    async def scenario() -> None:
+        [failed] = await run(make(process, item_timeout=0.05), ["endless"])
+        assert failed["failure"]["type"] == "TimeoutError"
+
+    asyncio.run(scenario())
 
 
 def test_what_the_network_cannot_take_is_missing_on_the_stream_only(serve: Serve) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -99,6 +100,29 @@ def test_different_options_never_share_a_call(one: dict[str, Any], other: dict[s
             expected = Job.model_validate({"items": call, **(one if call[0] % 2 else other)})
             assert repr(job) == repr(expected)
             assert job.secret == expected.secret
+
+    asyncio.run(scenario())
+
+
+def test_what_a_job_has_worked_out_of_its_items_is_not_handed_on_with_those_of_others() -> None:
+    class Cached(Job):
+        @cached_property
+        def count(self) -> int:
+            return len(self.items)
+
+    async def count(items: list[Any], job: Cached) -> list[int]:
+        return [job.count] * len(items)
+
+    async def scenario() -> None:
+        stream = make(count, batched=True, batch_size=2, batch_wait=60)
+        jobs = [Cached(items=[0]), Cached(items=[0])]
+        assert [job.count for job in jobs] == [1, 1]
+        outputs = [Output("job", 1, 10_000_000) for _ in jobs]
+        streams = [stream.run(job.items, job, "job", output) for job, output in zip(jobs, outputs, strict=True)]
+        chunks = await asyncio.gather(*map(anext, streams))
+        assert [envelope.body["result"] for [envelope] in chunks] == [2, 2]
+        for each in streams:
+            await each.aclose()
 
     asyncio.run(scenario())
 

@@ -160,6 +160,7 @@ class Call:
                 if not find(part):
                     self._part(encoded_part(part))
                 parts.append(part)
+                await asyncio.sleep(0)  # or one that awaits nothing would keep its parts, and the worker, to itself
         return _whole(parts)
 
     def _part(self, part: bytes) -> None:
@@ -188,6 +189,8 @@ class Call:
                 items = copy.deepcopy(items)
         if isinstance(job, BaseModel) and len({work for work, _ in self.items}) > 1:
             job = job.model_copy(update={"items": list(items)})
+            for name in vars(job).keys() - type(job).model_fields.keys():  # cached properties, of other items
+                del vars(job)[name]
         return [items, job, contexts] if self.task.with_context else [items, job]
 
     def _seal(self, returned: Any) -> list[Made]:

@@ -21,7 +21,16 @@ from worker import log
 from worker.calls.call import LET_GO_AFTER
 from worker.job import Worker
 
-METHODS = ("set_scale", "get_jobs", "run_jobs", "handle_job", "monitor_stop_signals", "current_occupancy")
+METHODS = (
+    "set_scale",
+    "get_jobs",
+    "run_jobs",
+    "handle_job",
+    "monitor_stop_signals",
+    "current_occupancy",
+    "handle_shutdown",
+    "kill_worker",
+)
 ATTRIBUTES = ("jobs_queue", "jobs_fetcher", "jobs_tasks", "job_progress", "current_concurrency", "_shutdown_event")
 LAST_MOMENT = 0.05
 """Seconds after the worker is told to stop in which a job that is already on its way may come."""

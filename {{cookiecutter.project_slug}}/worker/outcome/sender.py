@@ -33,6 +33,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two attempts."""
 ANSWER_WITHIN, BYTES_A_SECOND = 15, 200_000
 """How long an answer is waited for: so many seconds, and as long as the body takes at this rate."""
+HOPELESS_WITHIN = 1
+"""The same for the single attempts after ``DELIVER_FOR``."""
 SHRINK_BY = 32
 """Which part of a final body that is too large is spared for the next attempt."""
 HEADERS = {"charset": "utf-8", "Content-Type": "application/x-www-form-urlencoded"}
@@ -127,7 +129,8 @@ class Sender:
         that arrives without its answer arriving is sent again, and so arrives twice.
         """
         headers = {**HEADERS, "X-Request-ID": job_id}
-        timeout = _patience(ANSWER_WITHIN + len(body) // BYTES_A_SECOND)
+        hopeless = time.monotonic() > since + max(self.deliver_for, ANSWER_WITHIN)
+        timeout = _patience((HOPELESS_WITHIN if hopeless else ANSWER_WITHIN) + len(body) // BYTES_A_SECOND)
         pause = FIRST_PAUSE
         while True:
             wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that workers do not all come back at once

@@ -133,7 +133,7 @@ class Sender:
         timeout = _patience((HOPELESS_WITHIN if hopeless else ANSWER_WITHIN) + len(body) // BYTES_A_SECOND)
         pause = FIRST_PAUSE
         while True:
-            wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that workers do not all come back at once
+            asked = 0.0
             try:
                 async with session.post(url, data=body, headers=headers, timeout=timeout) as answer:
                     await answer.read()
@@ -145,7 +145,7 @@ class Sender:
                 if answer.status < 500 and answer.status not in TRANSIENT:
                     log.error(f"{len(body)} bytes are refused for good: the platform {why}.", None, job_id)
                     return
-                wait = max(wait, _retry_after(answer))
+                asked = _retry_after(answer)
             except (ClientError, TimeoutError, OSError) as error:
                 why = f"could not be reached ({type(error).__name__})"
             left = since + self.deliver_for - time.monotonic()
@@ -154,7 +154,8 @@ class Sender:
                 raise GivenUp
             if pause == FIRST_PAUSE:
                 log.warning(f"{len(body)} bytes are sent again for up to {left:.0f} s: the platform {why}.", job_id)
-            await asyncio.sleep(min(wait, left))
+            wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that workers do not all come back at once
+            await asyncio.sleep(min(max(wait, asked), left))
             pause = min(2 * pause, LONGEST_PAUSE)
 
 

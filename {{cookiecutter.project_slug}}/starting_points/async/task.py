@@ -16,7 +16,7 @@ _client: httpx.AsyncClient
 
 
 class Input(BaseModel):
-    """The job's input: ``items`` is what gets processed, every other field is an option for the whole job.
+    """The job's input: items is what gets processed, every other field is an option for the whole job.
 
     Where to connect is none of them: a job must not choose what this worker's network can reach.
     """

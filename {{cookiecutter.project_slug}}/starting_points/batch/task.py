@@ -19,7 +19,7 @@ _classify: transformers.Pipeline
 
 
 class Input(BaseModel):
-    """The job's input: ``items`` is what gets processed, every other field is an option for the whole job."""
+    """The job's input: items is what gets processed, every other field is an option for the whole job."""
 
     model_config = ConfigDict(extra="forbid")
 

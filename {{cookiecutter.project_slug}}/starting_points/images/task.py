@@ -45,7 +45,7 @@ Pixels = Annotated[int, Field(ge=64, le=1024, multiple_of=8)]
 
 
 class Input(BaseModel):
-    """The job's input: ``items`` is what gets processed, every other field is an option for the whole job."""
+    """The job's input: items is what gets processed, every other field is an option for the whole job."""
 
     model_config = ConfigDict(extra="forbid")
 

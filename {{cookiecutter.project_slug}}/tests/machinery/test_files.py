@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(drawing: str, tmp_path: P
 def test_map_killed_on_the_way_brings_every_file_once_it_is_done(drawing: str, tmp_path: Path) -> None:
     items, out, folder = (tmp_path / name for name in ("items.jsonl", "out.jsonl", "files"))
     items.write_text('"inline"\n"stored"\n' * 60)
-    arguments = ("map", str(items), "--out", str(out), "--files", str(folder), "--shard", "5")
+    arguments = ("map", str(items), "--out", str(out), "--files", str(folder), "--shard", "20")
     with subprocess.Popen(command(*arguments), cwd=PROJECT, env=environment(drawing)) as process:
         while not folder.exists() or len(list(folder.iterdir())) < 20:
             assert process.poll() is None

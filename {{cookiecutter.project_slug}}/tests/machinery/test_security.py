@@ -158,7 +158,11 @@ def test_what_is_beside_the_task_gets_into_the_image(paths: str) -> None:
 
 def test_the_image_copies_what_is_sent_in_one_place_only() -> None:
     text = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
-    assert re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE) == ["requirements.txt /", ". ."]
+    assert re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE) == [
+        "requirements-run.txt /",
+        "requirements.txt /",
+        ". .",
+    ]
     assert re.findall(r"^COPY --from=(.*)$", text, re.MULTILINE) == ["dependencies /image /", "code /image /"]
 
 

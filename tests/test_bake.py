@@ -39,17 +39,17 @@ endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/
 endpoint/local/rate_limits.py endpoint/local/routes.py endpoint/local/server.py endpoint/local/stops.py
 endpoint/local/worker_api.py endpoint/local/workers.py
 tests/__init__.py tests/conftest.py tests/test_task.py
-tests/machinery/__init__.py tests/machinery/batch_api.py tests/machinery/calling.py tests/machinery/faulty.py
-tests/machinery/rest_api.py tests/machinery/sdk.py tests/machinery/test_batch_jobs.py tests/machinery/test_bucket.py
-tests/machinery/test_client.py tests/machinery/test_cold_start.py tests/machinery/test_context.py
-tests/machinery/test_demo.py tests/machinery/test_deploy.py tests/machinery/test_faults.py
-tests/machinery/test_file_results.py tests/machinery/test_files.py tests/machinery/test_local_endpoint.py
-tests/machinery/test_local_mode.py tests/machinery/test_local_workers.py tests/machinery/test_loop.py
-tests/machinery/test_map.py tests/machinery/test_map_batch.py tests/machinery/test_overflow.py
-tests/machinery/test_page.py tests/machinery/test_parts.py tests/machinery/test_pictures.py
-tests/machinery/test_plan.py tests/machinery/test_pool.py tests/machinery/test_production.py
-tests/machinery/test_properties.py tests/machinery/test_result.py tests/machinery/test_security.py
-tests/machinery/test_settings.py tests/machinery/test_stream.py
+tests/machinery/__init__.py tests/machinery/batch_api.py tests/machinery/calling.py tests/machinery/conftest.py
+tests/machinery/faulty.py tests/machinery/rest_api.py tests/machinery/sdk.py tests/machinery/test_batch_jobs.py
+tests/machinery/test_bucket.py tests/machinery/test_client.py tests/machinery/test_cold_start.py
+tests/machinery/test_context.py tests/machinery/test_demo.py tests/machinery/test_deploy.py
+tests/machinery/test_faults.py tests/machinery/test_file_results.py tests/machinery/test_files.py
+tests/machinery/test_local_endpoint.py tests/machinery/test_local_mode.py tests/machinery/test_local_workers.py
+tests/machinery/test_loop.py tests/machinery/test_map.py tests/machinery/test_map_batch.py
+tests/machinery/test_overflow.py tests/machinery/test_page.py tests/machinery/test_parts.py
+tests/machinery/test_pictures.py tests/machinery/test_plan.py tests/machinery/test_pool.py
+tests/machinery/test_production.py tests/machinery/test_properties.py tests/machinery/test_result.py
+tests/machinery/test_security.py tests/machinery/test_settings.py tests/machinery/test_stream.py
 tests/machinery/tasks/__init__.py tests/machinery/tasks/contextual.py tests/machinery/tasks/contextual_batch.py
 tests/machinery/tasks/hostile.py tests/machinery/tasks/hostile_async.py tests/machinery/tasks/hostile_batch.py
 tests/machinery/tasks/parts.py tests/machinery/tasks/parts_async.py tests/machinery/tasks/pictures.py

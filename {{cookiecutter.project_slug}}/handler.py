@@ -13,11 +13,11 @@ from typing import Any
 
 import runpod
 
-import task
+from worker import log
 from worker.intake import loop
 from worker.intake.mode import Mode, find_mode
 from worker.job import Worker, Yielded
-from worker.log import TaskLog
+from worker.outcome.result import describe
 from worker.refusal import Refused
 from worker.settings import read_settings
 
@@ -25,7 +25,13 @@ from worker.settings import read_settings
 @cache
 def machinery() -> Worker:
     """Return the task, loaded, under its settings; made once. Raises ``Refused`` if it cannot be used."""
-    TaskLog().install()
+    log.TaskLog().install()
+    try:
+        import task
+    except Exception as error:
+        raised = describe(error)
+        log.error("task.py cannot be imported", raised)
+        raise Refused(f"task.py cannot be imported: {raised.kind}: {raised.message}") from None
     worker = Worker(task, read_settings(task))
     worker.load()
     return worker
@@ -45,17 +51,28 @@ async def aggregate(job: dict[str, Any]) -> list[Yielded] | Yielded:
     return chunks[0] if refused else chunks
 
 
-succeeded: list[bool] = []
-"""How each item of the local test fared."""
+class LocalTest:
+    """The handler of the SDK's local test, which ends with status 0 however its items fared (1.12.0, ``rp_local``)."""
+
+    failure: str | None = None
+    """What went wrong, in a sentence."""
+
+    async def run(self, job: dict[str, Any]) -> list[Yielded] | Yielded:
+        """Return the aggregate for the SDK to print."""
+        self.failure = "The local test was stopped before its end."
+        output = await aggregate(job)
+        self.failure = _failed(output) if isinstance(output, list) else None
+        return output
 
 
-async def local_test(job: dict[str, Any]) -> list[Yielded] | Yielded:
-    """Return the aggregate for the SDK to print, and note how its items fared."""
-    output = await aggregate(job)
-    for chunk in output if isinstance(output, list) else []:
-        envelopes = chunk if isinstance(chunk, list) else [chunk]
-        succeeded.extend(envelope["success"] for envelope in envelopes if isinstance(envelope, dict))
-    return output
+def _failed(output: list[Any]) -> str | None:
+    """Count the items that failed, if any did, and say why the first."""
+    envelopes = [one for chunk in output for one in (chunk if isinstance(chunk, list) else [chunk])]
+    failed = [envelope for envelope in envelopes if isinstance(envelope, dict) and not envelope["success"]]
+    if not failed:
+        return None
+    index, why = failed[0]["index"], failed[0]["failure"]
+    return f"{len(failed)} of {len(envelopes)} items failed. Item {index}: {why['type']}: {why['message']}"
 
 
 def main() -> None:
@@ -80,19 +97,18 @@ def main() -> None:
         from worker.intake import api  # and FastAPI with it, which no other mode needs
 
         api.install()
-    called = local_test if mode is Mode.LOCAL_TEST else aggregate
+    test = LocalTest() if mode is Mode.LOCAL_TEST else None
     try:
         runpod.serverless.start(
             {
-                "handler": handler if mode.iterates else called,
+                "handler": handler if mode.iterates else test.run if test else aggregate,
                 "return_aggregate_stream": True,
                 "concurrency_modifier": lambda _: ready.settings.job_concurrency or 1,
             }
         )
     except SystemExit as end:
-        # The local test ends with 0, however its items fared (1.12.0, ``rp_local.run_local``).
-        if not end.code and not all(succeeded):
-            sys.exit(f"{succeeded.count(False)} of {len(succeeded)} items failed.")
+        if test and not end.code and test.failure:
+            sys.exit(test.failure)
         raise
     if ready.failed:
         sys.exit(1)

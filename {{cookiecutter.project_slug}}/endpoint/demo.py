@@ -48,7 +48,7 @@ class Demo:
         print(f"POST /run       {submitted}")
         streamed = self._follow(submitted["id"], began)
         envelopes = self._output("/status", self._call("GET", f"/status/{submitted['id']}"))
-        print(f"GET  /status    COMPLETED, the aggregate:\n{json.dumps(short(envelopes), indent=2)}")
+        print(f"GET  /status    COMPLETED, the aggregate:\n{shown(envelopes, indent=2)}")
         again = self._output("/runsync", self._call("POST", f"/runsync?wait={HELD}", job))
         print(f"POST /runsync   COMPLETED, {len(again)} results")
         _compare(streamed, envelopes, again)
@@ -65,7 +65,7 @@ class Demo:
         while True:
             state = self._call("GET", f"/stream/{job_id}?wait={HELD}")
             for each in flatten([chunk["output"] for chunk in state["stream"]]):
-                print(f"GET  /stream    {time.monotonic() - began:5.2f} s  {json.dumps(short(each))}")
+                print(f"GET  /stream    {time.monotonic() - began:5.2f} s  {shown(each)}")
                 if not is_parts(each):
                     results.append(each)
             if state["status"] in FINAL and not state["stream"]:
@@ -127,6 +127,12 @@ async def _saved(envelopes: list[Envelope], base_url: str, folder: Path) -> list
     """Return ``envelopes`` with what a bucket has of them, and with their files in ``folder``."""
     async with Client("local", api_key="local", base_url=base_url) as client:
         return [each async for each in client.fetched(envelopes, lambda each: client.save_files(each, folder))]
+
+
+def shown(value: Any, indent: int | None = None) -> str:
+    """Return ``value`` as JSON that a person reads; what a terminal could not show is escaped."""
+    text = json.dumps(short(value), ensure_ascii=False, indent=indent)
+    return text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding)
 
 
 def short(value: Any) -> Any:

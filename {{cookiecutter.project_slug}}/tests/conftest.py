@@ -47,7 +47,10 @@ class Caller:
     def send_test_input(self) -> list[Any]:
         """Send ``test_input.json``; return its envelopes in the order of the items. Fails if an item failed."""
         [worker] = self.endpoint.workers.running
-        job_id = self.post("/run", content=(PROJECT / "test_input.json").read_bytes()).raise_for_status().json()["id"]
+        answer = self.post("/run", content=(PROJECT / "test_input.json").read_bytes())
+        if answer.is_error:
+            pytest.fail(f"test_input.json is refused: {answer.json()['error']}", pytrace=False)
+        job_id = answer.json()["id"]
         while (state := self.status(job_id))["status"] in ("IN_QUEUE", "IN_PROGRESS"):
             assert not worker.exited.done(), f"The worker has ended:\n{self.log.read_text()}"
             time.sleep(0.02)

@@ -71,26 +71,29 @@ def read_settings(task: ModuleType | None = None) -> Settings:
     Logs what is surely not meant. Raises ``Refused``, naming the variables, if a value is not usable.
     """
     unset = [name for name in Settings.model_fields if not os.environ.get(name.upper())]
+    constants = {name: getattr(task, name.upper()) for name in unset if hasattr(task, name.upper())}
     try:
-        settings = Settings(**{name: getattr(task, name.upper()) for name in unset if hasattr(task, name.upper())})
+        settings = Settings(**constants)
     except ValidationError as error:
-        raise Refused(f"Check the environment: {faults(error, name=str.upper)}.") from None
+        where = "task.py" if all(fault["loc"][0] in constants for fault in error.errors()) else "the environment"
+        raise Refused(f"Check {where}: {faults(error, name=str.upper)}.") from None
     try:
         settings.access()
     except ValidationError as error:
         names = {field: name.upper() for name, field in BUCKET.items()}
         raise Refused(f"Check the environment: {faults(error, name=names.__getitem__)}.") from None
-    for sentence in doubts(settings, os.environ):
+    for sentence in doubts(settings, os.environ, filter(str.isupper, vars(task) if task else ())):
         log.warning(sentence)
     return settings
 
 
-def doubts(settings: Settings, environment: Iterable[str]) -> Iterator[str]:
-    """Say what does nothing, or less than it says: a variable that is nearly a setting, a batch that never fills."""
+def doubts(settings: Settings, environment: Iterable[str], constants: Iterable[str] = ()) -> Iterator[str]:
+    """Say what does nothing, or less than it says: a name that is nearly a setting's, a batch that never fills."""
     known = [name.upper() for name in Settings.model_fields]
-    for name in environment:
-        if name.upper() not in known and (meant := get_close_matches(name.upper(), known, n=1, cutoff=ALIKE)):
-            yield f"Check the environment: there is no setting {name}; did you mean {meant[0]}?"
+    for where, names in (("the environment", environment), ("task.py", constants)):
+        for name in names:
+            if name.upper() not in known and (meant := get_close_matches(name.upper(), known, n=1, cutoff=ALIKE)):
+                yield f"Check {where}: there is no setting {name}; did you mean {meant[0]}?"
     size, most = settings.batch_size, settings.lookahead
     if "batch_size" in settings.model_fields_set and size > most:
         yield f"BATCH_SIZE={size} is over LOOKAHEAD={most}: one job fills a call with {most} items at most."

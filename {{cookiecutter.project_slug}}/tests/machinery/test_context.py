@@ -55,7 +55,7 @@ def test_a_constant_of_a_settings_name_is_its_default_and_the_environment_wins(
     monkeypatch.setenv("BATCH_SIZE", "4")
     settings = read_settings(task)
     assert (settings.item_concurrency, settings.batch_size) == (1, 4)
-    with pytest.raises(Refused, match="ITEM_CONCURRENCY"):
+    with pytest.raises(Refused, match=r"^Check task\.py: ITEM_CONCURRENCY"):
         read_settings(SimpleNamespace(ITEM_CONCURRENCY=0))  # type: ignore[arg-type]
 
 
@@ -88,6 +88,7 @@ def test_a_function_that_takes_an_item_and_its_job_is_taken(process: Callable[..
         ("process", lambda item: item, "not process(item)."),
         ("process", lambda: None, "not process()."),
         ("process", lambda item, job, other: item, "not process(item, job, other)."),
+        ("process", lambda job, item: item, "not process(job, item)."),
         ("process", lambda item, job, *, model: item, "not process(item, job, *, model)."),
         ("process_batch", lambda items, job, context: items, "not process_batch(items, job, context)."),
     ],

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,9 +150,42 @@ def test_items_that_fail_are_printed_with_the_others_and_counted_with_exit_statu
     job = json.dumps({"input": {"items": ["a", "raise", "raise"]}})
     finished = start(f"--test_input={job}", CHUNK_SIZE=chunk_size)
     assert finished.returncode == 1
-    assert finished.stderr == "2 of 3 items failed.\n"
+    assert finished.stderr.startswith("2 of 3 items failed. Item 1: ")
     [printed] = re.findall("Job result: .*", finished.stdout)
     assert (printed.count("'success': True"), printed.count("'success': False")) == (1, 2)
+
+
+def test_an_interrupted_local_test_has_not_passed(
+    make_worker: MakeWorker, fifo: Path, tmp_path: Path, interruptible: None
+) -> None:
+    log = tmp_path / "log"
+    job = json.dumps({"input": {"items": [{"read": str(fifo)}]}})
+    command = [sys.executable, "-u", "handler.py", "--test_input", job]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command, cwd=make_worker("hostile"), env=off_runpod(), stdout=output, stderr=output
+        ) as process,
+    ):
+        while "local_test | Started." not in log.read_text():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 1
+    assert log.read_text().splitlines()[-1] == "The local test was stopped before its end."
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("import absent", "ModuleNotFoundError: No module named 'absent'"), ("def", "SyntaxError: ")]
+)
+def test_a_task_that_cannot_be_imported_is_a_sentence(
+    start: Start, make_worker: MakeWorker, text: str, why: str
+) -> None:
+    folder = make_worker("hostile")
+    (folder / "task.py").write_text(text)
+    finished = start(folder=folder)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith(f"task.py cannot be imported: {why}")
 
 
 @contextmanager

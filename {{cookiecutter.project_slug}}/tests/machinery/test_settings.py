@@ -97,9 +97,9 @@ def test_half_a_bucket_is_refused_by_the_names_that_are_missing(monkeypatch: pyt
     ],
 )
 def test_a_misspelt_variable_is_a_warning_that_names_the_right_one(name: str, meant: str) -> None:
-    assert [*doubts(Settings(), [name])] == [
-        f"Check the environment: there is no setting {name}; did you mean {meant}?"
-    ]
+    said = f"there is no setting {name}; did you mean {meant}?"
+    assert [*doubts(Settings(), [name])] == [f"Check the environment: {said}"]
+    assert [*doubts(Settings(), [], [name])] == [f"Check task.py: {said}"]
 
 
 @pytest.mark.parametrize(

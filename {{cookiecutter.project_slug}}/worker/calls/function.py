@@ -52,10 +52,12 @@ def wants_context(function: Function, name: str) -> bool:
         return False
     for arguments in ((None, None), (None, None, None)):
         with suppress(TypeError):
-            bound = signature.bind(*arguments)
+            bound = list(signature.bind(*arguments).arguments)
+            if bound[0] == "job":  # and the item second
+                break
             if len(arguments) == 2 and contexts not in signature.parameters:
                 return False
-            if list(bound.arguments)[2:] == [contexts]:
+            if bound[2:] == [contexts]:
                 return True
     shapes = f"{name}({items}, job) or {name}({items}, job, {contexts})"
     raise Refused(f"task.{name} must be {shapes}, not {name}{signature}.")

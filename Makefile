@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LOCK := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make lock"
+INSTALL := $(BIN)/uv pip install --require-hashes --python $(BIN)/python
 WORKER := build/my-worker
 POINTS := sync async batch images
 
@@ -13,14 +14,14 @@ help:  ## Show this list
 demo: $(WORKER)  ## Bake a worker and run its main job: local test, then production with a stream
 	@$(MAKE) --no-print-directory -C $(WORKER) demo
 
-test: $(BIN)/.ready lint  ## Lint, then every bake, every suite, every image (if Docker runs), and the README's table
+test: $(BIN)/.ready-dev lint  ## Lint, then every bake, every suite, every image (if Docker runs), and the README's table
 	$(BIN)/python -m pytest
 
 # Not as $(MAKE), which --dry-run would follow into a worker that is not baked.
 test-sdk: $(WORKER)  ## Bake a worker and run its tests with the oldest to the newest SDK; SDK="1.12.0 2.0.0rc2" names others
 	@cd $(WORKER) && make test-sdk
 
-lint: $(BIN)/.ready
+lint: $(BIN)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -30,7 +31,8 @@ table: $(WORKER)  ## Write the table of documented patterns into the README
 	@cd $(WORKER) && PYTHONPATH=. .venv/bin/python $(CURDIR)/benchmarks/patterns.py $(CHECK)
 
 lock: $(BIN)/.ready  ## Write every lock file from its pyproject.toml; what is locked stays
-	$(LOCK) $(UPGRADE) pyproject.toml --group dev --output-file requirements-dev.txt
+	$(LOCK) $(UPGRADE) pyproject.toml --output-file requirements.txt
+	$(LOCK) $(UPGRADE) pyproject.toml --group dev --constraints requirements.txt --output-file requirements-dev.txt
 	for point in $(POINTS); do \
 		$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir build/$$point starting_point=$$point && \
 		cd build/$$point/my-worker && \
@@ -48,15 +50,15 @@ lock: $(BIN)/.ready  ## Write every lock file from its pyproject.toml; what is l
 upgrade:  ## Move all that is locked to what is newest
 	@$(MAKE) --no-print-directory lock UPGRADE=--upgrade
 
-bench: $(WORKER)  ## Measure the documented handlers and this worker; write the README's table and chart
+bench: $(WORKER) $(BIN)/.ready-dev  ## Measure the documented handlers and this worker; write the README's table and chart
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
 	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/speed.py $(WORKER) $(ARGS)
 
-image: $(WORKER)  ## Build the image; write into the README what is in it and how soon it starts
+image: $(WORKER) $(BIN)/.ready-dev  ## Build the image; write into the README what is in it and how soon it starts
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
 	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/image.py $(WORKER)
 
-scale: $(WORKER)  ## Measure map and small jobs over 1 to 8 workers; write the table in the baked docs/scaling.md, and a chart
+scale: $(WORKER) $(BIN)/.ready-dev  ## Measure map and small jobs over 1 to 8 workers; write the table in the baked docs/scaling.md, and a chart
 	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
 	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/scale.py $(WORKER) $(ARGS)
 
@@ -68,10 +70,15 @@ clean:  ## Remove what these commands made
 $(WORKER): $(BIN)/.ready
 	@$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir build $(ANSWERS)
 
-$(BIN)/.ready: requirements-dev.txt
-	@echo "Installing what the lock file names into .venv ..."
+$(BIN)/.ready: requirements.txt
+	@echo "Installing cookiecutter into .venv ..."
 	@$(PYTHON) -m venv .venv
-	@sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.txt > .venv/uv.txt
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > .venv/uv.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement .venv/uv.txt
-	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --python $(BIN)/python --requirement requirements-dev.txt
+	@$(INSTALL) --quiet --requirement requirements.txt
+	@touch $@
+
+$(BIN)/.ready-dev: $(BIN)/.ready requirements-dev.txt
+	@echo "Installing what the tests and the benchmarks need ..."
+	@$(INSTALL) --compile-bytecode --requirement requirements-dev.txt
 	@touch $@

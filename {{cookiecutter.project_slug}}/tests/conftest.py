@@ -19,6 +19,8 @@ import pytest
 from endpoint.local import LocalEndpoint
 
 PROJECT = Path(__file__).parents[1]
+PATIENCE = 100.0
+"""Seconds for ``test_input.json``; then pytest's own limit would end the test, with the stacks of all threads."""
 
 
 class Caller:
@@ -50,9 +52,13 @@ class Caller:
         answer = self.post("/run", content=(PROJECT / "test_input.json").read_bytes())
         if answer.is_error:
             pytest.fail(f"test_input.json is refused: {answer.json()['error']}", pytrace=False)
-        job_id = answer.json()["id"]
+        job_id, deadline = answer.json()["id"], time.monotonic() + PATIENCE
         while (state := self.status(job_id))["status"] in ("IN_QUEUE", "IN_PROGRESS"):
             assert not worker.exited.done(), f"The worker has ended:\n{self.log.read_text()}"
+            if time.monotonic() > deadline:
+                pytest.fail(
+                    f"test_input.json has not ended in {PATIENCE:.0f} s: ITEM_TIMEOUT bounds an item.", pytrace=False
+                )
             time.sleep(0.02)
         assert state["status"] == "COMPLETED", state
         chunks = [chunk if isinstance(chunk, list) else [chunk] for chunk in state["output"]]

@@ -41,7 +41,7 @@ class Queue:
         self._held: defaultdict[str, dict[str, Job]] = defaultdict(dict)
         self._ended: dict[str, Job] = {}
         self._arrived = Signal()
-        self._asking = 0
+        self._asking: list[object] = []
         self._retired: set[str] = set()
 
     @property
@@ -107,17 +107,22 @@ class Queue:
     async def take(self, worker: str, most: int, seconds: float, gone: Callable[[], Awaitable[bool]]) -> list[Job]:
         """Give ``worker`` up to ``most`` jobs, its share if others wait too, waiting up to ``seconds`` for one.
 
-        ``gone`` tells whether an asker who had to wait has hung up: a job handed to nobody would be lost.
+        Who has waited longer comes first, also where a job has just come and he is yet to hear of it. ``gone`` tells
+        whether an asker who had to wait has hung up: a job handed to nobody would be lost.
         """
-        waits = not self._waiting
-        self._asking += 1
+        place = object()
+        waits = len(self._waiting) <= len(self._asking)
+        self._asking.append(place)
         try:
-            await self._arrived.wait(lambda: bool(self._waiting) or worker in self._retired, seconds)
+            await self._arrived.wait(
+                lambda: self._asking.index(place) < len(self._waiting) or worker in self._retired, seconds
+            )
         finally:
-            self._asking -= 1
+            self._asking.remove(place)
+            self._arrived.notify()  # the others have moved up
         if worker in self._retired:
             return []
-        share = -(-len(self._waiting) // (self._asking + 1))
+        share = -(-len(self._waiting) // (len(self._asking) + 1))
         jobs = [self._waiting.popitem(last=False)[1] for _ in range(min(most, share))]
         if waits and jobs:  # whoever asks meanwhile finds the next ones, and a cancelled job has ended
             hung_up = await gone()

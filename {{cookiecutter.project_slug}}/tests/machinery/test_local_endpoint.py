@@ -351,6 +351,18 @@ def test_jobs_that_come_together_are_shared_by_the_workers_that_wait() -> None:
     asyncio.run(scenario())
 
 
+def test_a_job_is_for_who_has_waited_longest_although_another_asks_before_he_hears_of_it() -> None:
+    async def scenario() -> None:
+        queue = Queue()
+        first = asyncio.create_task(queue.take("first", 1, 20, here))
+        await asyncio.sleep(0)
+        job = submit(queue)
+        assert await queue.take("second", 1, 0, here) == []
+        assert await first == [job]
+
+    asyncio.run(scenario())
+
+
 def test_what_is_kept_has_a_bound_and_the_oldest_results_go_first() -> None:
     async def scenario() -> None:
         queue = Queue(memory=1_000_000)

@@ -30,11 +30,12 @@ def worker_api(api: Routes, find: Callable[[str], Worker | None]) -> None:
 
     def asking(request: Request) -> Worker:
         worker = find(request.path_params["worker"])
-        if worker is None or not worker.is_known_by(
-            request.headers.get("authorization", ""), request.query_params.get("secret", "")
+        if worker and (
+            worker.is_known_by(request.headers.get("authorization", ""))
+            or worker.is_known_by(request.query_params.get("secret", ""))
         ):
-            raise HTTPException(401, "unauthorized: this is for the endpoint's own workers")
-        return worker
+            return worker
+        raise HTTPException(401, "unauthorized: this is for the endpoint's own workers")
 
     async def posted(request: Request) -> tuple[Worker, Job, Body]:
         """Return the job in hand, and what the worker says of it; answer 404 if the job is no longer its own."""

@@ -46,10 +46,9 @@ class Worker:
         """Where its jobs come from."""
         return self.pool.queue
 
-    def is_known_by(self, *given: str) -> bool:
-        """Whether its secret is among what was ``given``."""
-        right = self.secret.encode()
-        return any(secrets.compare_digest(each.removeprefix("Bearer ").encode(), right) for each in given)
+    def is_known_by(self, given: str) -> bool:
+        """Whether ``given`` is its secret."""
+        return secrets.compare_digest(given.removeprefix("Bearer ").encode(), self.secret.encode())
 
     def seen(self) -> None:
         """Note a poll."""

@@ -4,7 +4,7 @@ Nothing in the SDK (1.12.0) measures the aggregate: a final body over the platfo
 job is lost. So what does not fit becomes a reference, or a short failure, before it is yielded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from worker import log
@@ -55,15 +55,19 @@ class Output:
         self._bucket = bucket
         self._inline_file_bytes = inline_file_bytes
         self._around = SEPARATOR + (CHUNK_BRACKETS if chunked else 0)
-        last = first_index + items
-        reserves = [(failure(last, TOO_LARGE, message).size, message) for message in (FULL, "")]
-        if bucket:
-            reserves.insert(0, (max(self._reference(bucket, last, MOST_BYTES), reserves[0][0]), FULL))
-        for size, self._message in reserves:  # a job of very many items has room for the type only
-            self._reserve = size + self._around
+        for size, message in self._reserves(first_index + items):
+            self._reserve, self._message = size + self._around, message
             if self.size + items * self._reserve <= limit:
                 return
         raise Refused(f"{items} items do not fit in a response of {limit} bytes: send fewer items per job.")
+
+    def _reserves(self, last: int) -> Iterator[tuple[int, str]]:
+        """Yield what could be kept free for each item, and what a stand-in then says, the best first."""
+        full = failure(last, TOO_LARGE, FULL).size
+        if self._bucket:
+            yield max(self._reference(self._bucket, last, MOST_BYTES), full), FULL
+        yield full, FULL
+        yield failure(last, TOO_LARGE, "").size, ""  # a job of very many items has room for the type only
 
     def admit(self, envelope: Envelope) -> Envelope | Callable[[], Envelope]:
         """Take the room for the next item in order; return what goes inline, or what stores it first, and blocks.

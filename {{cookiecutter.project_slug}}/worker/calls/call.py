@@ -24,6 +24,8 @@ from worker.outcome.result import Envelope, Raised, describe, encoded_part, fail
 
 LET_GO_AFTER = 1.0
 """Seconds that a cancelled async call has to clean up."""
+LONGEST_TURN = 0.01
+"""Seconds for which an async generator may yield and await nothing."""
 SETTLED_AT_ONCE = 4
 """Items of a call whose outcomes are handed on before the event loop has its turn."""
 
@@ -148,19 +150,22 @@ class Call:
             for part in generator:
                 if self.given_up is not None:
                     break
-                if not find(part):  # files are in the result
+                if type(part) is str or not find(part):  # files are in the result
                     put(encoded_part(part))
                 parts.append(part)
         return _whole(parts)
 
     async def _in_parts_async(self, generator: AsyncGenerator[Any, Any]) -> Any:
         parts = []
+        turn = time.monotonic()
         async with aclosing(generator):
             async for part in generator:
-                if not find(part):
+                if type(part) is str or not find(part):
                     self._part(encoded_part(part))
                 parts.append(part)
-                await asyncio.sleep(0)  # or one that awaits nothing would keep its parts, and the worker, to itself
+                if time.monotonic() > turn + LONGEST_TURN:  # one that awaits nothing would keep the worker to itself
+                    await asyncio.sleep(0)
+                    turn = time.monotonic()
         return _whole(parts)
 
     def _part(self, part: bytes) -> None:

@@ -171,7 +171,7 @@ def _read(read: Callable[[], str], otherwise: str) -> str:
 
 def encoded_part(value: object) -> bytes:
     """Return a part of an item as it is sent; raises what ``success`` raises."""
-    return encoded(to_jsonable_python(value, fallback=_listed))
+    return encoded(value if type(value) is str else to_jsonable_python(value, fallback=_listed))  # most are
 
 
 def encoded(value: object) -> bytes:

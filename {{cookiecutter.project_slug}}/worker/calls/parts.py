@@ -1,6 +1,7 @@
 """The parts of items on their way to the stream, while the items run."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from worker.outcome.overflow import CHUNK_BYTES, Output
 
 MOST_WAITING = CHUNK_BYTES - 1_000
 """Bytes of a job's parts that may wait to be posted: less than a chunk."""
+
+MOST_UNTAKEN = 1_000
+"""Things that a thread may be ahead of the event loop."""
 
 Send = Callable[[Output, str, int, Sequence[bytes]], Awaitable[None]]
 """Posts parts: the job's response and id, the item's index, and the parts, encoded."""
@@ -63,13 +67,15 @@ class Inbox:
 
     def put(self, thing: Any) -> None:
         """Have ``take`` called with ``thing`` on the event loop. Raises ``RuntimeError`` if that is closed."""
+        while len(self._things) >= MOST_UNTAKEN and not self._loop.is_closed():
+            time.sleep(0.001)  # the loop has other things to do, too
         self._things.append(thing)
         if not self._told:
             self._told = True
             self._loop.call_soon_threadsafe(self.empty)
 
     def empty(self) -> None:
-        """Hand over what is there; on the event loop."""
+        """Hand over what is there, and not what comes meanwhile; on the event loop."""
         self._told = False
-        while self._things:
+        for _ in range(len(self._things)):
             self._take(self._things.popleft())

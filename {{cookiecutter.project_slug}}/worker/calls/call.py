@@ -150,7 +150,7 @@ class Call:
             for part in generator:
                 if self.given_up is not None:
                     break
-                if type(part) is str or not find(part):  # files are in the result
+                if not find(part):  # files are in the result
                     put(encoded_part(part))
                 parts.append(part)
         return _whole(parts)
@@ -160,7 +160,7 @@ class Call:
         turn = time.monotonic()
         async with aclosing(generator):
             async for part in generator:
-                if type(part) is str or not find(part):
+                if not find(part):
                     self._part(encoded_part(part))
                 parts.append(part)
                 if time.monotonic() > turn + LONGEST_TURN:  # one that awaits nothing would keep the worker to itself

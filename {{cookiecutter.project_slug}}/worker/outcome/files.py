@@ -120,6 +120,8 @@ class Unencoded:
 
 def find(value: object) -> Unencoded | None:
     """Return ``value`` with its files found, at any depth of containers, models and dataclasses; None without any."""
+    if isinstance(value, PLAIN):  # as most parts of items are
+        return None
     files: list[File] = []
     found = _walk(value, files, [])
     return Unencoded(found, files) if files else None

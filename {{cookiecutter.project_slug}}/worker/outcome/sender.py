@@ -73,12 +73,9 @@ class Sender:
         """Post a chunk, in halves if it is too large; what is too large by itself is left to the aggregate."""
         chunk: Chunk = output["output"]
         body = b'{"output": %b}' % chunk.encode()
-        job_id, since = job["id"], chunk.output.failing_since or time.monotonic()
+        job_id = job["id"]
         try:
-            await self._post(session, _stream_url(job_id), body, job_id, since)
-            chunk.output.failing_since = None
-        except GivenUp:  # each chunk after it has one attempt, until one is taken
-            chunk.output.failing_since = since
+            await self._stream(session, chunk.output, job_id, body)
         except TooLarge:
             half = len(chunk.envelopes) // 2
             if not half:
@@ -90,14 +87,22 @@ class Sender:
     async def send_parts(self, output: Output, job_id: str, index: int, parts: Sequence[bytes]) -> None:
         """Post parts of the item at ``index``; the stream alone has them."""
         body = b'{"output": {"index": %d, "parts": [%b]}}' % (index, b", ".join(parts))
-        since = output.failing_since or time.monotonic()
         try:
-            await self._post(self.session, _stream_url(job_id), body, job_id, since)
-            output.failing_since = None
-        except GivenUp:  # as with chunks
-            output.failing_since = since
+            await self._stream(self.session, output, job_id, body)
         except TooLarge:
             log.error(f"Parts of {len(body)} bytes are too large for the stream.", None, job_id)
+
+    async def _stream(self, session: Any, output: Output, job_id: str, body: bytes) -> None:
+        """Post to a job's stream; once it is given up, each body has one attempt until one is taken.
+
+        Raises ``TooLarge``.
+        """
+        since = output.failing_since or time.monotonic()
+        try:
+            await self._post(session, _stream_url(job_id), body, job_id, since)
+            output.failing_since = None
+        except GivenUp:
+            output.failing_since = since
 
     async def send_result(self, session: Any, result: dict[str, Any], job: dict[str, Any], *, is_stream: bool) -> None:
         """Post a job's final body; what is too large goes again without the inline form of its largest results."""

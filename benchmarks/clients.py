@@ -42,7 +42,7 @@ async def call(url: str, clients: int, jobs: int, job: dict[str, Any]) -> Answer
 
         async def send() -> None:
             async with session.post(f"{url}/runsync?wait=300000", data=body) as answer:
-                state = await answer.json()
+                state = json.loads(await answer.read())
             if state.get("status") != "COMPLETED":
                 raise SystemExit(f"A job was answered {state}")
             began.update(result.get("result", result)["began"] for result in state["output"])

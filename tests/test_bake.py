@@ -48,8 +48,9 @@ tests/machinery/test_local_endpoint.py tests/machinery/test_local_mode.py tests/
 tests/machinery/test_loop.py tests/machinery/test_map.py tests/machinery/test_map_batch.py
 tests/machinery/test_overflow.py tests/machinery/test_page.py tests/machinery/test_parts.py
 tests/machinery/test_pictures.py tests/machinery/test_plan.py tests/machinery/test_pool.py
-tests/machinery/test_production.py tests/machinery/test_properties.py tests/machinery/test_result.py
-tests/machinery/test_security.py tests/machinery/test_settings.py tests/machinery/test_stream.py
+tests/machinery/test_post.py tests/machinery/test_production.py tests/machinery/test_properties.py
+tests/machinery/test_result.py tests/machinery/test_security.py tests/machinery/test_settings.py
+tests/machinery/test_stream.py
 tests/machinery/tasks/__init__.py tests/machinery/tasks/contextual.py tests/machinery/tasks/contextual_batch.py
 tests/machinery/tasks/hostile.py tests/machinery/tasks/hostile_async.py tests/machinery/tasks/hostile_batch.py
 tests/machinery/tasks/parts.py tests/machinery/tasks/parts_async.py tests/machinery/tasks/pictures.py
@@ -60,7 +61,7 @@ worker/calls/__init__.py worker/calls/call.py worker/calls/function.py worker/ca
 worker/calls/stream.py worker/calls/subtasks.py worker/calls/threads.py worker/calls/work.py
 worker/intake/__init__.py worker/intake/api.py worker/intake/before_sdk.py worker/intake/loop.py worker/intake/mode.py
 worker/outcome/__init__.py worker/outcome/bucket.py worker/outcome/chunk.py worker/outcome/files.py
-worker/outcome/overflow.py worker/outcome/result.py worker/outcome/sender.py
+worker/outcome/overflow.py worker/outcome/post.py worker/outcome/result.py worker/outcome/sender.py
 """.split()
 
 OF_THE_STARTING_POINT = """

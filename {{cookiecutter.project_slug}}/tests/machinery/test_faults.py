@@ -69,6 +69,11 @@ def no(times: int, status: int = 500, **headers: str) -> list[Fault]:
     return [answers(status, headers=headers)] * times
 
 
+async def moved(request: web.BaseRequest, _: Forward) -> web.Response:
+    """Send whoever asks to where it has been taken to: here."""
+    return web.Response(status=307, headers={"Location": str(request.rel_url)})
+
+
 class TestStream:
     @pytest.mark.parametrize(
         ("faults", "posts", "streamed"),
@@ -81,6 +86,8 @@ class TestStream:
             (no(1, 503, **{"Retry-After": f"Wed, 21 Oct 2015 07:28:00 +{'9' * 20}"}), 4, [0, 1, 2]),
             ([cut_off()] * 3, 6, [0, 1, 2]),
             ([cut_off(arrives=True)], 4, [0, 1, 1, 2]),
+            ([moved, moved, *no(1, 503)], 6, [0, 1, 2]),
+            (no(2, 302), 4, [0, 2]),
             (no(1, 400), 3, [0, 2]),
             (no(1, 413), 3, [0, 2]),
         ],
@@ -93,6 +100,8 @@ class TestStream:
             "no date",
             "cut off",
             "cut off but arrived",
+            "moved",
+            "moved to nowhere",
             "400",
             "413",
         ],

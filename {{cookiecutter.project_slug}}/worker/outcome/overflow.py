@@ -5,7 +5,7 @@ job is lost. So what does not fit becomes a reference, or a short failure, befor
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 
 from worker import log
 from worker.outcome.bucket import Bucket, NotStored
@@ -63,11 +63,11 @@ class Output:
 
     def _reserves(self, last: int) -> Iterator[tuple[int, str]]:
         """Yield what could be kept free for each item, and what a stand-in then says, the best first."""
-        full = failure(last, TOO_LARGE, FULL).size
+        full = _stand_in_bytes(last, FULL)
         if self._bucket:
             yield max(self._reference(self._bucket, last, MOST_BYTES), full), FULL
         yield full, FULL
-        yield failure(last, TOO_LARGE, "").size, ""  # a job of very many items has room for the type only
+        yield _stand_in_bytes(last, ""), ""  # a job of very many items has room for the type only
 
     def admit(self, envelope: Envelope) -> Envelope | Callable[[], Envelope]:
         """Take the room for the next item in order; return what goes inline, or what stores it first, and blocks.
@@ -144,3 +144,8 @@ class Output:
 
     def _key(self, index: int) -> str:
         return f"{self._job_id}/{index}.json"
+
+
+@lru_cache(maxsize=64)
+def _stand_in_bytes(index: int, message: str) -> int:
+    return failure(index, TOO_LARGE, message).size

@@ -11,18 +11,20 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
-from aiohttp import ClientError, ClientResponse, ClientTimeout
+from aiohttp import ClientError
 from runpod.serverless.modules import rp_http, rp_job
 from yarl import URL
 
 from worker import log
 from worker.outcome.chunk import Chunk
 from worker.outcome.overflow import Output
+from worker.outcome.post import Answer, Poster
 
 SEAMS = ("stream_result", "send_result")
 ROUTES = ("JOB_STREAM_URL", "JOB_DONE_URL")
@@ -56,7 +58,8 @@ class Sender:
     lost: bool = False
     """Whether a job's final body was given up."""
     session: Any = None
-    """The SDK's, as soon as it is known; parts of items are posted through it."""
+    """The SDK's, as soon as it is known: what it sends with each request goes with parts of items too."""
+    poster: Poster = field(default_factory=Poster)
 
     def install(self) -> bool:
         """Take the place of the SDK's sender; False, and a log line, if this SDK has no place for it."""
@@ -99,7 +102,7 @@ class Sender:
         """
         since = output.failing_since or time.monotonic()
         try:
-            await self._post(session, _stream_url(job_id), body, job_id, since)
+            await self._post(session, rp_http.JOB_STREAM_URL, body, job_id, since)
             output.failing_since = None
         except GivenUp:
             output.failing_since = since
@@ -107,7 +110,6 @@ class Sender:
     async def send_result(self, session: Any, result: dict[str, Any], job: dict[str, Any], *, is_stream: bool) -> None:
         """Post a job's final body; what is too large goes again without the inline form of its largest results."""
         job_id = job["id"]
-        url = rp_http.JOB_DONE_URL.replace("$ID", job_id) + f"&isStream={str(is_stream).lower()}"
         chunks: list[Chunk] = result.get("output") or []
         rest = {name: value for name, value in result.items() if name != "output"}
         if any(chunk.output.refresh_worker for chunk in chunks):
@@ -115,7 +117,7 @@ class Sender:
         while True:
             body = _final(chunks, rest)
             try:
-                return await self._post(session, url, body, job_id, time.monotonic())
+                return await self._post(session, rp_http.JOB_DONE_URL, body, job_id, time.monotonic(), is_stream)
             except GivenUp:
                 self.lost = True
                 return None
@@ -127,22 +129,29 @@ class Sender:
                 return None
             chunks = smaller
 
-    async def _post(self, session: Any, url: str | URL, body: bytes, job_id: str, since: float) -> None:
+    async def _post(
+        self, session: Any, template: str, body: bytes, job_id: str, since: float, is_stream: bool = False
+    ) -> None:
         """Post ``body`` until it is taken or refused for good.
 
         Raises ``GivenUp`` where it is neither within ``deliver_for`` seconds after ``since``, and ``TooLarge``. A body
         that arrives without its answer arriving is sent again, and so arrives twice.
         """
-        headers = {**HEADERS, "X-Request-ID": job_id}
+        quoted = quote(job_id)
+        url = _parsed(f"{template}&isStream={str(is_stream).lower()}")
+        path = url.raw_path_qs.replace("$ID", quoted)
+        headers = {**session.headers, **HEADERS, "X-Request-ID": quoted}
         hopeless = time.monotonic() > since + max(self.deliver_for, ANSWER_WITHIN)
-        timeout = _patience((HOPELESS_WITHIN if hopeless else ANSWER_WITHIN) + len(body) // BYTES_A_SECOND)
+        seconds = (HOPELESS_WITHIN if hopeless else ANSWER_WITHIN) + len(body) // BYTES_A_SECOND
         pause = FIRST_PAUSE
         while True:
             asked = 0.0
             try:
-                async with session.post(url, data=body, headers=headers, timeout=timeout) as answer:
-                    await answer.read()
-                if answer.status < 400:
+                answer = await self.poster.post(url, path, headers, body, seconds)
+                if 300 <= answer.status < 400:  # the SDK's client knows the way
+                    async with session.post(url.join(URL(path, encoded=True)), data=body, headers=headers) as other:
+                        answer = Answer(other.status, other.headers.get("Retry-After", ""))
+                if answer.status < 300:
                     return
                 why = f"answered {answer.status}"
                 if answer.status == 413 or (answer.status == 400 and len(body) > LARGE):
@@ -150,8 +159,8 @@ class Sender:
                 if answer.status < 500 and answer.status not in TRANSIENT:
                     log.error(f"{len(body)} bytes are refused for good: the platform {why}.", None, job_id)
                     return
-                asked = _retry_after(answer)
-            except (ClientError, TimeoutError, OSError) as error:
+                asked = _retry_after(answer.retry_after)
+            except (ClientError, OSError) as error:
                 why = f"could not be reached ({type(error).__name__})"
             left = since + self.deliver_for - time.monotonic()
             if left <= 0:
@@ -164,15 +173,9 @@ class Sender:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-@lru_cache(maxsize=64)
-def _stream_url(job_id: str) -> URL:
-    """Return where the chunks of a job go, parsed once and not for each."""
-    return URL(rp_http.JOB_STREAM_URL.replace("$ID", job_id) + "&isStream=false")
-
-
-@lru_cache(maxsize=64)
-def _patience(seconds: int) -> ClientTimeout:
-    return ClientTimeout(total=seconds)
+@lru_cache(maxsize=8)
+def _parsed(template: str) -> URL:
+    return URL(template)
 
 
 def _final(chunks: list[Chunk], rest: dict[str, Any]) -> bytes:
@@ -193,9 +196,8 @@ def _shrink(chunks: list[Chunk], spare: int) -> list[Chunk] | None:
     return [Chunk([next(left) for _ in chunk.envelopes], chunk.output, chunk.listed) for chunk in chunks]
 
 
-def _retry_after(answer: ClientResponse) -> float:
+def _retry_after(text: str) -> float:
     """Return the seconds that the platform asks for: a number, or the time until a date (RFC 9110, 10.2.3)."""
-    text = answer.headers.get("Retry-After", "")
     with suppress(ValueError):
         return min(float(text), 3_600.0)
     with suppress(ValueError, OverflowError):

@@ -1,0 +1,156 @@
+"""A POST over HTTP/1.1 and no more than that: connections by asyncio, answers read by httptools.
+
+Each result is a POST, and for a small one that is most of its cost: aiohttp (3.14), the SDK's client, takes three times
+as long for what is of interest here, which is whether the other end has taken it.
+"""
+
+import asyncio
+import ssl
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import cache
+from typing import NamedTuple, cast
+
+import httptools
+from yarl import URL
+
+RESTED = 15.0
+"""Seconds of rest after which a connection is not used again: its other end may be about to close it."""
+STAGGER = 0.25
+"""Seconds after which a host's next address is tried beside the last one (RFC 8305)."""
+
+CLOSED = "closed without an answer"
+
+
+class Answer(NamedTuple):
+    """What the other end said: the status, and its ``Retry-After``, which may be empty."""
+
+    status: int
+    retry_after: str
+
+
+class Poster:
+    """Posts through connections that are kept for the next POST; each has one on its way at a time."""
+
+    def __init__(self) -> None:
+        self._resting: defaultdict[URL, list[_Connection]] = defaultdict(list)
+
+    async def post(self, server: URL, path: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
+        """Post ``body`` to ``path`` of ``server`` and return the answer, of whatever status; follow no redirection.
+
+        There must be no line break in ``path`` or ``headers``. Raises ``OSError`` where there is no answer in HTTP
+        within ``seconds``, and as many before that for a new connection.
+        """
+        fields = {"Host": server.host_port_subcomponent, "Content-Length": len(body), **headers}
+        head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
+        resting = self._resting[server]
+        connection = _fresh(resting) or await _connect(server, seconds)
+        try:
+            answer = await connection.post(head.encode() + body, seconds)
+        finally:
+            if connection.reusable:
+                resting.append(connection)
+            else:
+                connection.end()
+        return answer
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; ``reusable`` says whether it could carry another POST."""
+
+    _answer: asyncio.Future[Answer]
+
+    def __init__(self) -> None:
+        self.reusable = False
+        self.used = 0.0
+        """When the last answer came, in seconds of ``time.monotonic``."""
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer = asyncio.get_running_loop().create_future()
+        self._answer.cancel()  # nobody waits for one
+        self._status = 0
+        self._retry_after = ""
+
+    async def post(self, request: bytes, seconds: float) -> Answer:
+        if self._transport.is_closing():
+            raise ConnectionResetError(CLOSED)
+        loop = asyncio.get_running_loop()
+        self._answer, self._status, self.reusable = loop.create_future(), 0, False
+        alarm = loop.call_later(seconds, self._fail, TimeoutError())
+        self._transport.write(request)
+        try:
+            return await self._answer
+        finally:
+            alarm.cancel()
+
+    def end(self) -> None:
+        self.reusable = False
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer.done():  # it must not be taken for the next answer
+            return self.end()
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.reusable = False
+            self._fail(ConnectionError(f"no HTTP: {error}"))
+
+    def on_message_begin(self) -> None:
+        self.reusable, self._retry_after = False, ""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after":
+            self._retry_after = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+
+    def on_message_complete(self) -> None:
+        if self._status >= 200:  # lower ones only announce an answer
+            alone = not (self._answer.done() or self._transport.get_write_buffer_size())
+            self.reusable, self.used = alone and self._parser.should_keep_alive(), time.monotonic()
+            self._succeed()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.reusable = False
+        if self._status >= 200:  # the end of the connection may be the end of the answer
+            self._succeed()
+        self._fail(error or ConnectionResetError(CLOSED))
+
+    def _succeed(self) -> None:
+        if not self._answer.done():
+            self._answer.set_result(Answer(self._status, self._retry_after))
+
+    def _fail(self, error: Exception) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(error)
+
+
+def _fresh(resting: list[_Connection]) -> _Connection | None:
+    while resting:
+        connection = resting.pop()
+        if connection.reusable and time.monotonic() - connection.used < RESTED:
+            return connection
+        connection.end()
+    return None
+
+
+async def _connect(server: URL, seconds: float) -> _Connection:
+    context = _context() if server.scheme == "https" else None
+    async with asyncio.timeout(seconds):
+        _, connection = await asyncio.get_running_loop().create_connection(
+            _Connection, server.raw_host or "", server.port or 0, ssl=context, happy_eyeballs_delay=STAGGER
+        )
+    return connection
+
+
+@cache
+def _context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -118,6 +118,21 @@ class TestStream:
         assert faulty.seen["job-stream"] == posts
         assert faulty.met("job-stream")
 
+    def test_all_that_a_job_sends_goes_through_one_connection(self, lockstep: Caller, faulty: Faulty) -> None:
+        senders = set()
+
+        async def note(request: web.BaseRequest, forward: Forward) -> web.Response:
+            assert request.transport is not None
+            senders.add(request.transport.get_extra_info("peername"))
+            return await forward()
+
+        faulty.plan("job-stream", *[note] * 3)
+        faulty.plan("job-done", note)
+        assert results(lockstep.runsync([0, 1, 2])["output"]) == [0, 1, 2]
+        assert faulty.met("job-stream")
+        assert faulty.met("job-done")
+        assert len(senders) == 1
+
     def test_a_slow_answer_costs_nothing(self, lockstep: Caller, faulty: Faulty) -> None:
         slow = Held(arrives=True)
         faulty.plan("job-stream", slow)

@@ -138,8 +138,8 @@ class Sender:
         that arrives without its answer arriving is sent again, and so arrives twice.
         """
         quoted = quote(job_id)
-        url = _parsed(f"{template}&isStream={str(is_stream).lower()}")
-        path = url.raw_path_qs.replace("$ID", quoted)
+        server, path = _parsed(f"{template}&isStream={str(is_stream).lower()}")
+        path = path.replace("$ID", quoted)
         headers = {**session.headers, **HEADERS, "X-Request-ID": quoted}
         hopeless = time.monotonic() > since + max(self.deliver_for, ANSWER_WITHIN)
         seconds = (HOPELESS_WITHIN if hopeless else ANSWER_WITHIN) + len(body) // BYTES_A_SECOND
@@ -147,9 +147,10 @@ class Sender:
         while True:
             asked = 0.0
             try:
-                answer = await self.poster.post(url, path, headers, body, seconds)
+                answer = await self.poster.post(server, path, headers, body, seconds)
                 if 300 <= answer.status < 400:  # the SDK's client knows the way
-                    async with session.post(url.join(URL(path, encoded=True)), data=body, headers=headers) as other:
+                    url = server.join(URL(path, encoded=True))
+                    async with asyncio.timeout(seconds), session.post(url, data=body, headers=headers) as other:
                         answer = Answer(other.status, other.headers.get("Retry-After", ""))
                 if answer.status < 300:
                     return
@@ -174,8 +175,9 @@ class Sender:
 
 
 @lru_cache(maxsize=8)
-def _parsed(template: str) -> URL:
-    return URL(template)
+def _parsed(template: str) -> tuple[URL, str]:
+    url = URL(template)
+    return url.origin(), url.raw_path_qs
 
 
 def _final(chunks: list[Chunk], rest: dict[str, Any]) -> bytes:

@@ -15,7 +15,7 @@ demo: $(WORKER)  ## Bake a worker and run its main job: local test, then product
 	@$(MAKE) --no-print-directory -C $(WORKER) demo
 
 test: $(BIN)/.ready-dev lint  ## Lint, then every bake, every suite, every image (if Docker runs), and the README's table
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # Not as $(MAKE), which --dry-run would follow into a worker that is not baked.
 test-sdk: $(WORKER)  ## Bake a worker and run its tests with the oldest to the newest SDK; SDK="1.12.0 2.0.0rc2" names others

@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import random
 import re
 import socket
 import socketserver
@@ -51,10 +52,10 @@ class Server:
 
 def read_until(connection: socket.socket, pattern: bytes) -> bytes:
     """Return what comes, to the ``pattern`` with which it ends, or to its end."""
-    read = b""
-    while not re.search(pattern.replace(b"?", b".") + b"$", read) and (more := connection.recv(65_536)):
+    read = bytearray()
+    while not re.search(pattern.replace(b"?", b".") + b"$", read[-20:]) and (more := connection.recv(65_536)):
         read += more
-    return read
+    return bytes(read)
 
 
 @contextmanager
@@ -113,6 +114,21 @@ def test_what_is_sent_is_a_request_with_all_its_body() -> None:
     [request] = server.requests
     assert request.startswith(b"POST /path?a=b HTTP/1.1\r\nHost: localhost:")
     assert request.endswith(b"Content-Length: 6\r\nX-Request-ID: 7\r\n\r\nbody 0")
+
+
+@pytest.mark.parametrize("size", [post.PIECE - 1, post.PIECE, post.PIECE + 1, 20_000_000])
+def test_a_body_of_any_size_arrives_whole_and_leaves_the_connection_to_the_next(size: int) -> None:
+    bodies = [random.Random(seed).randbytes(size - 6) + b"body %d" % seed for seed in range(2)]
+    server = Server(OK, OK)
+
+    async def scenario(poster: Poster) -> None:
+        for body in bodies:
+            assert await poster.post(url, "/", {}, body, 20) == Answer(200, "")
+
+    with serving(server) as url:
+        post_with(scenario)
+    assert [request.partition(b"\r\n\r\n")[2] for request in server.requests] == bodies
+    assert server.connections == 1
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ RESTED = 15.0
 STAGGER = 0.25
 """Seconds after which a host's next address is tried beside the last one (RFC 8305)."""
 
+PIECE = 65_536
+"""Bytes of a body that are written at once."""
 CLOSED = "closed without an answer"
 
 
@@ -47,7 +49,7 @@ class Poster:
         resting = self._resting[server]
         connection = _fresh(resting) or await _connect(server, seconds)
         try:
-            answer = await connection.post(head.encode() + body, seconds)
+            answer = await connection.post(head.encode(), body, seconds)
         finally:
             if connection.reusable:
                 resting.append(connection)
@@ -71,18 +73,36 @@ class _Connection(asyncio.Protocol):
         self._answer.cancel()  # nobody waits for one
         self._status = 0
         self._retry_after = ""
+        self._unsent = memoryview(b"")
+        self._full = False
 
-    async def post(self, request: bytes, seconds: float) -> Answer:
+    async def post(self, head: bytes, body: bytes, seconds: float) -> Answer:
         if self._transport.is_closing():
             raise ConnectionResetError(CLOSED)
         loop = asyncio.get_running_loop()
         self._answer, self._status, self.reusable = loop.create_future(), 0, False
         alarm = loop.call_later(seconds, self._fail, TimeoutError())
-        self._transport.write(request)
+        self._transport.write(head + body[:PIECE])
+        self._unsent = memoryview(body)[PIECE:]
+        self._send()
         try:
             return await self._answer
         finally:
             alarm.cancel()
+            self._unsent = memoryview(b"")  # which would keep the body
+
+    def _send(self) -> None:
+        """Send of the body what the transport has room for: of what it is given beyond that, it makes copies."""
+        while self._unsent and not (self._full or self._answer.done()):
+            piece, self._unsent = self._unsent[:PIECE], self._unsent[PIECE:]
+            self._transport.write(piece)
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._send()
 
     def end(self) -> None:
         self.reusable = False
@@ -112,7 +132,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._status >= 200:  # lower ones only announce an answer
-            alone = not (self._answer.done() or self._transport.get_write_buffer_size())
+            alone = not (self._answer.done() or self._unsent or self._transport.get_write_buffer_size())
             self.reusable, self.used = alone and self._parser.should_keep_alive(), time.monotonic()
             self._succeed()
 

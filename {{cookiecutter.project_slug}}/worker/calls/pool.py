@@ -127,7 +127,9 @@ class Pool:
 
     def offer(self, work: Work) -> None:
         """Start what can be started of ``work``, which has just come or has more room now."""
-        if work.startable and not work.in_turn:
+        if not work.startable:
+            return
+        if not work.in_turn:
             group = next((group for group in self._groups if group.options == work.options), None)
             if group is None:
                 self._groups.append(group := Group(work.options))
@@ -137,10 +139,12 @@ class Pool:
 
     def leave(self, work: Work) -> "list[asyncio.Task[None]]":
         """Drop what ``work`` has waiting; give up its calls, and return those that are about to end."""
+        unmade = work.unmade
         ending = work.end()
         self._works.discard(work)
         ending += [task for call in list(self._calls) if (task := call.drop(work))]
-        self.start_calls()
+        if unmade:
+            self.start_calls()
         return ending
 
     def start_calls(self) -> None:

@@ -11,16 +11,11 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from watchfiles import PythonFilter, awatch
 
 from endpoint.local.batch import Batches
 from endpoint.local.batch_api import batch_api
-from endpoint.local.body import answer, encode
 from endpoint.local.client_api import client_api
 from endpoint.local.form import Form
 from endpoint.local.guard import Guard, key_check
@@ -28,7 +23,7 @@ from endpoint.local.launch import Command, Image
 from endpoint.local.page import page_api, page_files
 from endpoint.local.queue import Queue
 from endpoint.local.rate_limits import RateLimits
-from endpoint.local.routes import Routes
+from endpoint.local.routes import Router, Routes
 from endpoint.local.worker_api import worker_api
 from endpoint.local.workers import Worker, Workers
 
@@ -194,19 +189,8 @@ class LocalEndpoint:
         page_api(fetched, self.queue, self.workers, self._batches, self._form, lambda: self._server.should_exit)
         self._batches.on_finalized = self.batch_workers.start_once
 
-        app: ASGIApp = Starlette(
-            routes=[*workers.routes, *callers.routes, *page.routes, *fetched.routes],
-            exception_handlers={HTTPException: _refuse, ClientDisconnect: _refuse},
-        )
-        app = Guard(app, self._host)
+        app = Guard(Router([*workers.routes, *callers.routes, *page.routes, *fetched.routes]), self._host)
         return Distance(app, self._distance) if self._distance else app
-
-
-async def _refuse(_: Request, error: Exception) -> Response:
-    """Answer with a sentence, or whoever has hung up with nothing."""
-    if isinstance(error, HTTPException):
-        return answer(encode({"error": error.detail}), error.status_code)
-    return Response(status_code=400)
 
 
 class Distance:

@@ -505,3 +505,29 @@ def test_a_bad_argument_is_a_sentence(arguments: list[str], sentence: str) -> No
     assert finished.returncode in (1, 2)
     assert sentence in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/health", 200),
+        ("GET", "/health/", 200),
+        ("HEAD", "/health", 200),
+        ("POST", "/health", 405),
+        ("GET", "/run", 405),
+        ("GET", "/healthy", 404),
+        ("GET", "/health/of", 404),
+        ("GET", "/status", 404),
+        ("GET", "/status//", 404),
+        ("GET", "/status/%2F", 404),
+        ("GET", "/status/%0A", 404),
+        ("OPTIONS", "/health", 405),
+    ],
+)
+def test_what_is_asked_of_no_route_is_refused_with_a_sentence(
+    quiet: Caller, method: str, path: str, status: int
+) -> None:
+    answer = quiet.http.request(method, path)
+    assert answer.status_code == status
+    if status != 200:
+        assert answer.json()["error"]

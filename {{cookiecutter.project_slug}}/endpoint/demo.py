@@ -64,6 +64,8 @@ class Demo:
         results: list[Any] = []
         while True:
             state = self._call("GET", f"/stream/{job_id}?wait={HELD}")
+            if not (state["stream"] or state["status"] in FINAL):
+                print(f"GET  /stream    {time.monotonic() - began:5.2f} s  nothing yet, {state['status']}")
             for each in flatten([chunk["output"] for chunk in state["stream"]]):
                 print(f"GET  /stream    {time.monotonic() - began:5.2f} s  {shown(each)}")
                 if not is_parts(each):

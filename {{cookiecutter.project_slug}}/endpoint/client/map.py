@@ -67,7 +67,9 @@ async def map_file(
         try:
             await (jobs.run() if isinstance(jobs, BatchedJobs) else jobs.run(in_flight))
         except CallFailed as fault:
-            fault.add_note(f"What is done is in {journal.path}: start again, and it goes on from there.")
+            fault.add_note(
+                f"What is done is kept in {journal.path}: once that is mended, the same command goes on from there."
+            )
             raise
         journal.write_output(keep=keep_journal)
         return Summary(len(items), journal.failed, jobs.count, time.monotonic() - began, journal.damaged)

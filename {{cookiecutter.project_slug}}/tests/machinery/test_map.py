@@ -229,7 +229,7 @@ def test_a_job_that_fails_three_times_is_the_platforms_message_and_the_status_2(
     finished = client(echo.endpoint.base_url, "map", "-", "--out", str(out), "--job", str(job), given=b"1\n2\n")
     assert (finished.returncode, finished.stdout) == (2, b"")
     assert b" FAILED: The job's input cannot be used: option should be a valid integer" in finished.stderr
-    assert b"start again, and it goes on from there" in finished.stderr
+    assert b"the same command goes on from there" in finished.stderr
     assert len(echo.endpoint.queue.jobs) - before == 3
     assert not out.exists()
 

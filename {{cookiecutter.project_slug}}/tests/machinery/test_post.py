@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -78,6 +79,15 @@ def serving(serve: Serve, context: ssl.SSLContext | None = None) -> Iterator[URL
             thread.join()
 
 
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+"""A task may install the second."""
+
+
+@pytest.fixture(params=LOOPS, autouse=True)
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOOPS, "tested", LOOPS[request.param])
+
+
 def post_with(scenario: Callable[[Poster], Awaitable[T]]) -> T:
     """Return what comes of ``scenario``, and close the connections that it leaves."""
 
@@ -90,7 +100,8 @@ def post_with(scenario: Callable[[Poster], Awaitable[T]]) -> T:
                 connection.end()
             await asyncio.sleep(0)
 
-    return asyncio.run(run())
+    with asyncio.Runner(loop_factory=LOOPS["tested"]) as runner:
+        return runner.run(run())
 
 
 def posted(server: Server, times: int = 1, pause: float = 0) -> list[Any]:
@@ -162,7 +173,7 @@ def test_an_answer_is_its_status_and_an_oserror_is_none(answer: bytes, means: An
         assert made == means
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(piece=st.integers(1, 60), times=st.integers(1, 5), chunked=st.booleans())
 def test_a_connection_serves_one_post_after_another(piece: int, times: int, chunked: bool) -> None:
     kept = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n" if chunked else OK

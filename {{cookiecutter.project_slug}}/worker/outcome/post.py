@@ -5,6 +5,7 @@ as long for what is of interest here, which is whether the other end has taken i
 """
 
 import asyncio
+import socket
 import ssl
 import time
 from collections import defaultdict
@@ -13,6 +14,7 @@ from functools import cache
 from typing import NamedTuple, cast
 
 import httptools
+from aiohappyeyeballs import start_connection
 from yarl import URL
 
 RESTED = 15.0
@@ -120,6 +122,9 @@ class _Connection(asyncio.Protocol):
             self.reusable = False
             self._fail(ConnectionError(f"no HTTP: {error}"))
 
+    def eof_received(self) -> None:
+        self.reusable = False
+
     def on_message_begin(self) -> None:
         self.reusable, self._retry_after = False, ""
 
@@ -161,10 +166,15 @@ def _fresh(resting: list[_Connection]) -> _Connection | None:
 
 
 async def _connect(server: URL, seconds: float) -> _Connection:
-    context = _context() if server.scheme == "https" else None
+    loop, host, encrypted = asyncio.get_running_loop(), server.raw_host or "", server.scheme == "https"
     async with asyncio.timeout(seconds):
-        _, connection = await asyncio.get_running_loop().create_connection(
-            _Connection, server.raw_host or "", server.port or 0, ssl=context, happy_eyeballs_delay=STAGGER
+        addresses = await loop.getaddrinfo(host, server.port, type=socket.SOCK_STREAM)
+        connected = await start_connection(addresses, happy_eyeballs_delay=STAGGER)  # uvloop has no such thing
+        _, connection = await loop.create_connection(
+            _Connection,
+            sock=connected,
+            ssl=_context() if encrypted else None,
+            server_hostname=host if encrypted else None,
         )
     return connection
 

@@ -44,10 +44,11 @@ async def call(url: str, clients: int, jobs: int, job: dict[str, Any]) -> Answer
     async def client(turns: Iterable[int]) -> None:
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         for _ in turns:
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            state = json.loads(await reader.readexactly(length))
+            async with asyncio.timeout(600):
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                state = json.loads(await reader.readexactly(length))
             if state.get("status") != "COMPLETED":
                 raise SystemExit(f"A job was answered {state}")
             began.update(result.get("result", result)["began"] for result in state["output"])

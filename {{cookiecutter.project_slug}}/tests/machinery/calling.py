@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseServer
 from typing import Any
 
 import httpx
@@ -76,9 +77,18 @@ def serve_http(answer: Callable[[Request], Answer]) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         server.block_on_close = False
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        with running(server):
+            yield f"http://127.0.0.1:{server.server_port}"
+
+
+@contextmanager
+def running(server: BaseServer) -> Iterator[None]:
+    """Have ``server`` serve from a thread of its own."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield
+    finally:
         server.shutdown()
         thread.join()
 

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
+from tests.machinery.calling import running
 from worker.outcome import post
 from worker.outcome.post import Answer, Poster
 
@@ -44,7 +45,7 @@ class Server:
     def __call__(self, connection: socket.socket) -> None:
         self.connections += 1
         for answer in self._answers:
-            if not (request := read_until(connection, b"body ?")):
+            if not (request := read_until(connection, b"body .")):
                 return
             self.requests.append(request)
             for start in range(0, len(answer), self._piece):
@@ -52,9 +53,9 @@ class Server:
 
 
 def read_until(connection: socket.socket, pattern: bytes) -> bytes:
-    """Return what comes, to the ``pattern`` with which it ends, or to its end."""
+    """Return what comes, until it ends with what the ``pattern`` matches, or at all."""
     read = bytearray()
-    while not re.search(pattern.replace(b"?", b".") + b"$", read[-20:]) and (more := connection.recv(65_536)):
+    while not re.search(pattern + b"$", read[-20:]) and (more := connection.recv(65_536)):
         read += more
     return bytes(read)
 
@@ -69,14 +70,8 @@ def serving(serve: Serve, context: ssl.SSLContext | None = None) -> Iterator[URL
             with suppress(OSError), ExitStack() as stack:
                 serve(stack.enter_context(context.wrap_socket(self.request, True)) if context else self.request)
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield URL.build(scheme="https" if context else "http", host="localhost", port=server.server_address[1])
-        finally:
-            server.shutdown()
-            thread.join()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server, running(server):
+        yield URL.build(scheme="https" if context else "http", host="localhost", port=server.server_address[1])
 
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -21,7 +21,6 @@ RESTED = 15.0
 """Seconds of rest after which a connection is not used again: its other end may be about to close it."""
 STAGGER = 0.25
 """Seconds after which a host's next address is tried beside the last one (RFC 8305)."""
-
 PIECE = 65_536
 """Bytes of a body that are written at once."""
 CLOSED = "closed without an answer"
@@ -51,13 +50,12 @@ class Poster:
         resting = self._resting[server]
         connection = _fresh(resting) or await _connect(server, seconds)
         try:
-            answer = await connection.post(head.encode(), body, seconds)
+            return await connection.post(head.encode(), body, seconds)
         finally:
             if connection.reusable:
                 resting.append(connection)
             else:
                 connection.end()
-        return answer
 
 
 class _Connection(asyncio.Protocol):

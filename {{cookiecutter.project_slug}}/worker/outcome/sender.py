@@ -102,7 +102,7 @@ class Sender:
         """
         since = output.failing_since or time.monotonic()
         try:
-            await self._post(session, rp_http.JOB_STREAM_URL, body, job_id, since)
+            await self._post(session, f"{rp_http.JOB_STREAM_URL}&isStream=false", body, job_id, since)
             output.failing_since = None
         except GivenUp:
             output.failing_since = since
@@ -110,6 +110,7 @@ class Sender:
     async def send_result(self, session: Any, result: dict[str, Any], job: dict[str, Any], *, is_stream: bool) -> None:
         """Post a job's final body; what is too large goes again without the inline form of its largest results."""
         job_id = job["id"]
+        template = f"{rp_http.JOB_DONE_URL}&isStream={str(is_stream).lower()}"
         chunks: list[Chunk] = result.get("output") or []
         rest = {name: value for name, value in result.items() if name != "output"}
         if any(chunk.output.refresh_worker for chunk in chunks):
@@ -117,7 +118,7 @@ class Sender:
         while True:
             body = _final(chunks, rest)
             try:
-                return await self._post(session, rp_http.JOB_DONE_URL, body, job_id, time.monotonic(), is_stream)
+                return await self._post(session, template, body, job_id, time.monotonic())
             except GivenUp:
                 self.lost = True
                 return None
@@ -129,16 +130,14 @@ class Sender:
                 return None
             chunks = smaller
 
-    async def _post(
-        self, session: Any, template: str, body: bytes, job_id: str, since: float, is_stream: bool = False
-    ) -> None:
+    async def _post(self, session: Any, template: str, body: bytes, job_id: str, since: float) -> None:
         """Post ``body`` until it is taken or refused for good.
 
         Raises ``GivenUp`` where it is neither within ``deliver_for`` seconds after ``since``, and ``TooLarge``. A body
         that arrives without its answer arriving is sent again, and so arrives twice.
         """
         quoted = quote(job_id)
-        server, path = _parsed(f"{template}&isStream={str(is_stream).lower()}")
+        server, path = _parsed(template)
         path = path.replace("$ID", quoted)
         headers = {**session.headers, **HEADERS, "X-Request-ID": quoted}
         hopeless = time.monotonic() > since + max(self.deliver_for, ANSWER_WITHIN)

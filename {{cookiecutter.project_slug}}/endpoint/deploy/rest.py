@@ -22,6 +22,8 @@ SECONDS = 30.0
 LARGEST = 50_000_000
 """Bytes of an answer at most: one lists all endpoints of the account."""
 TRIES = 4
+MOMENT = 1.0
+"""Seconds after which a name that several endpoints have is looked up again, and then twice as many, and so on."""
 PATIENCE = 60.0
 """Seconds of ``Retry-After`` that are waited out: the shortest window of the platform's rate limit."""
 QUOTED = 5_000
@@ -42,6 +44,10 @@ class Refused(Exception):
 
 class Unanswered(Refused):
     """The request may have been carried out all the same."""
+
+
+class Ambiguous(Refused):
+    """Several endpoints have the name: perhaps for a moment only, until one of two first deployments is undone."""
 
 
 class Endpoint(BaseModel):
@@ -80,10 +86,13 @@ class Rest:
 
     def named(self, name: str) -> Endpoint | None:
         """Return the endpoint called ``name``, or None. Names need not be unique: refuse to guess between several."""
-        found = self._all_named(name)
-        if len(found) > 1:
-            ids = one_line(", ".join(str(each.get("id")) for each in found))
-            raise Refused(f"{len(found)} endpoints are called {name} ({ids}): delete all but one, or choose a --name.")
+        for attempt in stamina.retry_context(Ambiguous, attempts=TRIES, wait_initial=MOMENT):
+            with attempt:
+                found = self._all_named(name)
+                if len(found) > 1:
+                    ids = one_line(", ".join(str(each.get("id")) for each in found))
+                    words = f"{len(found)} endpoints are called {name} ({ids})"
+                    raise Ambiguous(f"{words}: delete all but one, or choose a --name.")
         return _endpoint(found[0]) if found else None
 
     def first(self, name: str, created: Endpoint) -> Endpoint:
@@ -191,7 +200,9 @@ def masked(text: str, secrets: Iterable[str]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Say what an ``httpx`` error means, with the API's own detail (schema ``ErrorResponse``) where there is one."""
+    """Say what an error means, with the API's own detail (schema ``ErrorResponse``) where it has one."""
+    if isinstance(error, Refused):
+        return str(error).rstrip(".")
     if not isinstance(error, httpx.HTTPStatusError):
         return one_line(f"No answer from {api_url()} ({str(error).rstrip('.') or type(error).__name__})")
     try:

@@ -164,7 +164,15 @@ def test_of_two_endpoints_with_the_name_neither_is_guessed(account: Account, dep
     account.holds("my-worker")
     said = deploy()
     assert said.status == 1
-    assert said.err == ("2 endpoints are called my-worker (ep0, ep1): delete all but one, or choose a --name.\n")
+    *_, last = said.err.splitlines()
+    assert last == "2 endpoints are called my-worker (ep0, ep1): delete all but one, or choose a --name."
+
+
+def test_a_name_that_two_have_until_one_is_undone_is_looked_up_again(account: Account, deploy: Deploy) -> None:
+    first = account.holds("my-worker")
+    account.faults[:] = [Fault("GET", JSONResponse({"endpoints": [first, {**first, "id": "ep1"}]}))]
+    assert deploy().out.startswith("Updated")
+    assert account.requests[-1] == ("PATCH", {"image": IMAGE})
 
 
 def test_an_endpoint_without_a_queue_is_not_touched(account: Account, deploy: Deploy) -> None:

@@ -148,8 +148,9 @@ def build(engine: None, bake: Bake, registry: str) -> Iterator[Callable[[str], I
 
 
 def base(project: Path) -> str:
+    """Return the base by its tag: where there is no registry, what stands in has another digest."""
     [first, *_] = [line for line in (project / "Dockerfile").read_text().splitlines() if line.startswith("FROM")]
-    return first.split()[1]
+    return first.split()[1].partition("@")[0]
 
 
 def require(base: str) -> None:
@@ -359,9 +360,10 @@ def test_its_labels_say_what_it_is(image: Image) -> None:
 @pytest.mark.parametrize("starting_point", SMALL)
 def test_it_adds_at_most_300_mb_to_its_base(build: Callable[[str], Image], starting_point: str) -> None:
     image = build(starting_point)
-    assert (
-        image.inspect(".Size") - int(docker("image", "inspect", "-f", "{{.Size}}", base(image.project))) <= 300_000_000
-    )
+    name = base(image.project)
+    if not docker("images", "--quiet", name):  # newer engines do not keep what a build has pulled
+        docker("pull", name)
+    assert image.inspect(".Size") - int(docker("image", "inspect", "-f", "{{.Size}}", name)) <= 300_000_000
 
 
 def test_an_edit_of_the_task_changes_the_last_layer_only(sync: Image, held: Image) -> None:

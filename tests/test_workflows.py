@@ -175,11 +175,14 @@ def test_a_patch_that_has_changed_since_it_was_made_is_not_proposed(template: Pa
 
 
 def test_dependabot_watches_every_dockerfile(project: Path) -> None:
-    """It moves the tags of the base images, and their digests where there are any."""
+    """It moves the tags of the base images, and their digests."""
     watched = yaml.safe_load((project / ".github" / "dependabot.yml").read_text(encoding="utf-8"))["updates"]
     [folder] = [entry["directory"] for entry in watched if entry["package-ecosystem"] == "docker"]
     found = [path.parent for path in project.rglob("Dockerfile")]
     assert found == [project / folder.removeprefix("/")]
+    bases = re.findall(r"^FROM (\S*[:/]\S*)", (found[0] / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert bases
+    assert all(re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", base) for base in bases)
 
 
 def release(project: Path, step: str, tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:

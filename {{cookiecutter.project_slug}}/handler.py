@@ -3,12 +3,17 @@
 Yours is ``task.py``; this file puts it and the machinery in ``worker/`` together.
 """
 
-import worker.intake.before_sdk  # noqa: F401  # isort: skip  # before the SDK
+from worker.intake import before_sdk  # isort: skip  # before the SDK
 
+if __name__ == "__main__":
+    before_sdk.end_on_interrupt()
+
+import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import cache
+from itertools import count
 from typing import Any
 
 import runpod
@@ -20,6 +25,9 @@ from worker.job import Worker, Yielded
 from worker.outcome.result import describe
 from worker.refusal import Refused
 from worker.settings import read_settings
+
+EVERY = 5.0
+"""Seconds after which a local test says that it goes on: an item may never return."""
 
 
 @cache
@@ -59,10 +67,18 @@ class LocalTest:
 
     async def run(self, job: dict[str, Any]) -> list[Yielded] | Yielded:
         """Return the aggregate for the SDK to print."""
-        self.failure = "The local test was stopped before its end."
+        before_sdk.end_on_interrupt()  # again: ``start`` has the SDK end with status 0
+        telling = asyncio.create_task(_tell(job["id"]))
         output = await aggregate(job)
+        telling.cancel()
         self.failure = _failed(output) if isinstance(output, list) else None
         return output
+
+
+async def _tell(job_id: str) -> None:
+    for seconds in count(EVERY, EVERY):
+        await asyncio.sleep(EVERY)
+        log.info(f"Not done after {seconds:g} s (ITEM_TIMEOUT bounds an item).", job_id)
 
 
 def _failed(output: list[Any]) -> str | None:

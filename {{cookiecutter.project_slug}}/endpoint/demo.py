@@ -1,8 +1,13 @@
 """``python -m endpoint.demo``: one job through the production loop, seen from the caller's side."""
 
+import os
+import signal
+
+if __name__ == "__main__":  # before imports that take a while: there, any exception would end in a traceback
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"Stopped.\n"), os._exit(1)))
+
 import asyncio
 import json
-import signal
 import sys
 import tempfile
 import time

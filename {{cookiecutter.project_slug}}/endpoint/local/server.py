@@ -128,15 +128,16 @@ class LocalEndpoint:
             await serving
             watching.cancel()
 
-        self._thread = threading.Thread(target=asyncio.run, args=(serve(),), name="local endpoint")
-        self._thread.start()
+        # A daemon: an interrupt can come at any moment, and no thread that it leaves behind may keep the process alive.
+        self._thread = threading.Thread(target=asyncio.run, args=(serve(),), name="local endpoint", daemon=True)
         try:
+            self._thread.start()
             entered.result()
         except OSError:
             self._thread.join()
             raise
         except KeyboardInterrupt:  # while the workers are being started
-            if entered.exception() is None:
+            if self._thread.is_alive() and entered.exception() is None:
                 self.__exit__(None, None, None)
             raise
         return self

@@ -155,24 +155,26 @@ def test_items_that_fail_are_printed_with_the_others_and_counted_with_exit_statu
     assert (printed.count("'success': True"), printed.count("'success': False")) == (1, 2)
 
 
-def test_an_interrupted_local_test_has_not_passed(
+def test_a_local_test_that_does_not_end_says_that_it_goes_on_and_if_interrupted_has_not_passed(
     make_worker: MakeWorker, fifo: Path, tmp_path: Path, interruptible: None
 ) -> None:
     log = tmp_path / "log"
     job = json.dumps({"input": {"items": [{"read": str(fifo)}]}})
-    command = [sys.executable, "-u", "handler.py", "--test_input", job]
+    main = "import handler; handler.EVERY = 0.01; handler.main()"
+    command = [sys.executable, "-u", "-c", main, "--test_input", job]
     with (
         log.open("wb") as output,
         subprocess.Popen(
             command, cwd=make_worker("hostile"), env=off_runpod(), stdout=output, stderr=output
         ) as process,
     ):
-        while "local_test | Started." not in log.read_text():
+        while "local_test | Not done after" not in log.read_text():
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 1
-    assert log.read_text().splitlines()[-1] == "The local test was stopped before its end."
+    assert log.read_text().splitlines()[-1] == "Stopped."
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.parametrize(

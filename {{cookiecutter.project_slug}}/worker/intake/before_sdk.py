@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import Any
@@ -44,3 +45,17 @@ for name in ("stdout", "stderr"):
     if type(stream) is io.TextIOWrapper:  # and not what a test runner has put in its place
         log = io.BufferedWriter(Log(stream.fileno(), "w", closefd=False))
         setattr(sys, name, io.TextIOWrapper(log, stream.encoding, "backslashreplace", line_buffering=True))
+
+
+def end_on_interrupt() -> None:
+    """Have Ctrl-C end the process at once, until the SDK takes jobs and has its own way of stopping.
+
+    Not as an exception, which a traceback would follow, and which a task might take for its own.
+    """
+
+    def end(*_: object) -> None:
+        os.write(2, b"Stopped.\n")
+        os._exit(1)
+
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as after nohup
+        signal.signal(signal.SIGINT, end)

@@ -1,3 +1,4 @@
+export PYTHONDONTWRITEBYTECODE :=  # whatever the environment says: what is compiled once starts in half the time
 PYTHON ?= python3
 BIN := .venv/bin
 LOCK := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make lock"

@@ -19,6 +19,8 @@ import pytest
 from endpoint.local import LocalEndpoint
 
 PROJECT = Path(__file__).parents[1]
+HALF_WRITTEN = shutil.ignore_patterns("*.pyc.*")
+"""What another process may be about to rename."""
 PATIENCE = 100.0
 """Seconds for ``test_input.json``; then pytest's own limit would end the test, with the stacks of all threads."""
 
@@ -126,7 +128,7 @@ def make_worker(tmp_path_factory: pytest.TempPathFactory) -> MakeWorker:
 
     def make(task: str) -> Path:
         folder = tmp_path_factory.mktemp("worker")
-        shutil.copytree(PROJECT / "worker", folder / "worker", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROJECT / "worker", folder / "worker", ignore=HALF_WRITTEN)
         shutil.copy(PROJECT / "handler.py", folder)
         shutil.copy(PROJECT / "test_input.json", folder)
         shutil.copytree(PROJECT / "tests" / "machinery" / "tasks", folder / "tests" / "machinery" / "tasks")

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import PROJECT, MakeWorker, off_runpod
+from tests.conftest import HALF_WRITTEN, PROJECT, MakeWorker, off_runpod
 
 TASK = """
 import os, random, time
@@ -36,7 +36,7 @@ def demo(make_worker: MakeWorker, tmp_path: Path) -> MakeDemo:
         folder = make_worker("hostile")
         (folder / "task.py").write_text(task if "import" in task else TASK + f"    {task}\n")
         (folder / "test_input.json").write_text('{"input": {"items": [0, 1, 2]}}')
-        shutil.copytree(PROJECT / "endpoint", folder / "endpoint", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROJECT / "endpoint", folder / "endpoint", ignore=HALF_WRITTEN)
         return subprocess.Popen(
             [sys.executable, "-u", "-m", "endpoint.demo"],
             cwd=folder,

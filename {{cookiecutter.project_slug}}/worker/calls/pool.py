@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker import log
-from worker.calls.call import Call, Item
+from worker.calls.attempt import Item
+from worker.calls.call import Call
 from worker.calls.function import Function, Task, kind
 from worker.calls.parts import Send
 from worker.calls.threads import Threads

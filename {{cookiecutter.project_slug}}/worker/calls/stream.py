@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from worker.calls import subtasks
-from worker.calls.call import LET_GO_AFTER
+from worker.calls.attempt import LET_GO_AFTER
 from worker.calls.function import Function
 from worker.calls.pool import Pool
 from worker.calls.work import Options, Work

@@ -18,7 +18,7 @@ from runpod.serverless.modules import rp_scale
 from runpod.serverless.modules.worker_state import Job
 
 from worker import log
-from worker.calls.call import LET_GO_AFTER
+from worker.calls.attempt import LET_GO_AFTER
 from worker.job import Worker
 
 METHODS = (

@@ -31,7 +31,7 @@ endpoint/client/files.py endpoint/client/http.py endpoint/client/items.py endpoi
 endpoint/client/journal.py endpoint/client/map.py endpoint/client/map_batch.py endpoint/client/map_jobs.py
 endpoint/client/shards.py endpoint/client/work.py
 endpoint/deploy/__init__.py endpoint/deploy/__main__.py endpoint/deploy/bodies.py endpoint/deploy/options.py
-endpoint/deploy/project.py endpoint/deploy/rest.py
+endpoint/deploy/project.py endpoint/deploy/refusal.py endpoint/deploy/rest.py
 endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/batch.py endpoint/local/batch_api.py
 endpoint/local/body.py endpoint/local/client_api.py endpoint/local/feed.py endpoint/local/form.js
 endpoint/local/form.py endpoint/local/guard.py endpoint/local/job.py endpoint/local/launch.py endpoint/local/page.css

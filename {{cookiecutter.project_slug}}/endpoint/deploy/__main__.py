@@ -12,7 +12,8 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 from endpoint.deploy.bodies import change, creation
 from endpoint.deploy.options import Options, read_options
 from endpoint.deploy.project import project_image, project_name
-from endpoint.deploy.rest import PATH, Refused, Rest, api_key, reason, without_key
+from endpoint.deploy.refusal import Refused, reason, without_key
+from endpoint.deploy.rest import PATH, Rest, api_key
 from endpoint.sentence import KEYS, one_line
 
 

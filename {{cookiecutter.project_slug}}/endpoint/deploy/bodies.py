@@ -6,7 +6,8 @@ from typing import Any
 
 from endpoint.deploy.options import Options
 from endpoint.deploy.project import project_needs
-from endpoint.deploy.rest import Endpoint, Refused
+from endpoint.deploy.refusal import Refused
+from endpoint.deploy.rest import Endpoint
 
 WORKERS = {"min": 0, "max": 3, "idleTimeout": 10}
 SCALING = {"type": "QUEUE_DELAY", "queueDelay": 4}

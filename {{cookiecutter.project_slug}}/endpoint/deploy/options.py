@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from endpoint.deploy.rest import without_key
+from endpoint.deploy.refusal import without_key
 
 
 @dataclass(frozen=True)

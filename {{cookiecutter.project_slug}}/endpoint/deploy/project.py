@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, PositiveInt
 
 from endpoint.deploy.options import cpu_config
-from endpoint.deploy.rest import Refused
+from endpoint.deploy.refusal import Refused
 
 PROJECT = Path(__file__).parents[2]
 

@@ -1,12 +1,9 @@
 """The endpoints of a Runpod account, over the platform's REST API v2 (https://api.runpod.io/v2/openapi.json)."""
 
-import json
 import os
 import re
 import time
-from collections.abc import Iterable
 from functools import partial
-from itertools import groupby
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -14,6 +11,7 @@ import httpx
 import stamina
 from pydantic import BaseModel, Field, ValidationError
 
+from endpoint.deploy.refusal import Ambiguous, Refused, Unanswered, refusal
 from endpoint.sentence import KEYS, one_line
 
 PATH = "/v2/serverless"
@@ -26,28 +24,6 @@ MOMENT = 1.0
 """Seconds after which a name that several endpoints have is looked up again, and then twice as many, and so on."""
 PATIENCE = 60.0
 """Seconds of ``Retry-After`` that are waited out: the shortest window of the platform's rate limit."""
-QUOTED = 5_000
-"""Characters of an error that are looked at."""
-LEGIBLE = 8
-"""Letters in a row of a secret that give it away."""
-LATER = "run the command again in a while"
-ADVICE = {
-    401: f"set RUNPOD_API_KEY to a key from {KEYS}, under API Keys",
-    403: f"give the key read and write access at {KEYS}, under API Keys",
-    429: LATER,
-}
-
-
-class Refused(Exception):
-    """What went wrong, as a sentence for the person at the terminal."""
-
-
-class Unanswered(Refused):
-    """The request may have been carried out all the same."""
-
-
-class Ambiguous(Refused):
-    """Several endpoints have the name: perhaps for a moment only, until one of two first deployments is undone."""
 
 
 class Endpoint(BaseModel):
@@ -131,14 +107,8 @@ class Rest:
                 with attempt:
                     response = self._answer(method, path, body).raise_for_status()
             return response.json() if response.content else None
-        except httpx.HTTPStatusError as error:
-            status = error.response.status_code
-            advice = ADVICE.get(status, LATER if status >= 500 else "")
-            sentence = f"{reason(error)}: {advice}." if advice else f"{reason(error)}."
-            raise (Unanswered if status >= 500 else Refused)(sentence) from None
         except httpx.HTTPError as error:
-            sentence = f"{reason(error)}: {LATER}."
-            raise (Refused if isinstance(error, httpx.ConnectError) else Unanswered)(sentence) from None
+            raise refusal(error) from None
         except (ValueError, RecursionError):
             raise Unanswered(f"{self.url} does not answer with JSON: check RUNPOD_API_BASE_URL.") from None
 
@@ -150,7 +120,7 @@ class Rest:
             for piece in response.iter_bytes():
                 content += piece
                 if len(content) > LARGEST or time.monotonic() > until:
-                    raise httpx.ReadError("its answer has no end")
+                    raise httpx.ReadError("its answer has no end", request=response.request)
         return httpx.Response(
             response.status_code,
             headers={"Retry-After": response.headers.get("Retry-After", "")},  # the others are of the compressed body
@@ -177,50 +147,6 @@ def api_key() -> str:
     if key and not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", key):
         raise Refused(f"RUNPOD_API_KEY is not an API key: make one at {KEYS}, under API Keys.")
     return key
-
-
-def without_key(text: str) -> str:
-    """Return ``text`` as it may be printed, whoever put the key into it."""
-    key = os.environ.get("RUNPOD_API_KEY", "").strip()
-    return text.replace(key, "***") if key else text
-
-
-def masked(text: str, secrets: Iterable[str]) -> str:
-    """Return ``text`` with *** for what it has of ``secrets``: a short one, or eight letters in a row of one."""
-    hidden = [False] * len(text)
-    for secret in secrets:
-        for form in {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}:
-            size = min(LEGIBLE, len(form))
-            pieces = {form[place : place + size] for place in range(len(form) - size + 1)} - {""}
-            for place in range(len(text)):
-                if text[place : place + size] in pieces:
-                    hidden[place : place + size] = [True] * size
-    runs = groupby(zip(hidden, text, strict=True), key=lambda each: each[0])
-    return "".join("***" if secret else "".join(letter for _, letter in run) for secret, run in runs)
-
-
-def reason(error: BaseException) -> str:
-    """Say what an error means, with the API's own detail (schema ``ErrorResponse``) where it has one."""
-    if isinstance(error, Refused):
-        return str(error).rstrip(".")
-    if not isinstance(error, httpx.HTTPStatusError):
-        return one_line(f"No answer from {api_url()} ({str(error).rstrip('.') or type(error).__name__})")
-    try:
-        problem = error.response.json()
-    except (ValueError, RecursionError):
-        problem = None
-    if not isinstance(problem, dict):
-        problem = {}
-    detail = problem.get("detail") or problem.get("title") or error.response.reason_phrase or "no reason given"
-    faults = problem.get("errors") or []
-    said = [str(detail).rstrip("."), *map(str, faults if isinstance(faults, list) else [faults])]
-    words = masked("; ".join(said)[:QUOTED], _variables(error.request))
-    return f"Runpod answered {error.response.status_code} ({one_line(words)})"
-
-
-def _variables(request: httpx.Request) -> list[str]:
-    """Return the values of the variables in a request, which an answer may quote; nobody typed some of them."""
-    return [*json.loads(request.content or b"{}").get("env", {}).values()]
 
 
 def _again(method: str, error: Exception) -> bool | float:

@@ -22,7 +22,8 @@ from endpoint.deploy import project, rest
 from endpoint.deploy.__main__ import main
 from endpoint.deploy.bodies import change, creation
 from endpoint.deploy.options import read_options
-from endpoint.deploy.rest import Endpoint, Refused
+from endpoint.deploy.refusal import Refused
+from endpoint.deploy.rest import Endpoint
 from tests.conftest import PROJECT
 from tests.machinery.rest_api import CREATE, KEY, UPDATE, Account, Fault, lost_half_way, problem
 

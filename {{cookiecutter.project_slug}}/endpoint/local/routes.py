@@ -1,7 +1,8 @@
 """Tables of routes, each behind a check of its own; the way from a request to its route; what is in its query."""
 
-import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
@@ -21,6 +22,24 @@ class Route(NamedTuple):
     endpoint: Endpoint
 
 
+@dataclass
+class Place:
+    """A place in the tree of paths: what may follow, and what answers here, by method."""
+
+    named: "dict[str, Place]" = field(default_factory=dict)
+    variable: "tuple[str, Place] | None" = None
+    """What any other segment leads to, and its name."""
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+
+    def at(self, segment: str) -> "Place":
+        """Return what follows at ``segment`` of a route's path, made if it is new."""
+        if not segment.startswith("{"):
+            return self.named.setdefault(segment, Place())
+        if self.variable is None:
+            self.variable = (segment[1:-1], Place())
+        return self.variable[1]
+
+
 class Router:
     """Leads each request to its one of ``routes``, and answers with a sentence what that refuses.
 
@@ -29,9 +48,10 @@ class Router:
 
     def __init__(self, routes: list[Route]) -> None:
         self.routes = routes
-        self._paths = [*dict.fromkeys(route.path for route in routes)]
-        self._endpoints = {(route.path, route.method): route.endpoint for route in routes}
-        self._pattern = re.compile("|".join(f"({_pattern(path)})" for path in self._paths))
+        self._root = Place()
+        for route in routes:
+            place = reduce(Place.at, route.path.split("/"), self._root)
+            place.endpoints[route.method] = route.endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -43,21 +63,22 @@ class Router:
         await response(scope, receive, send)
 
     def _find(self, scope: Scope) -> Endpoint:
-        asked = scope["path"].rstrip("/") or "/"
-        found = self._pattern.fullmatch(asked)
-        if not found or not found.lastindex:
+        place, variables = self._root, {}
+        for segment in (scope["path"].rstrip("/") or "/").split("/"):
+            if segment in place.named:
+                place = place.named[segment]
+            elif segment and place.variable:
+                name, place = place.variable
+                variables[name] = segment
+            else:
+                raise HTTPException(404, "not found")
+        if not place.endpoints:
             raise HTTPException(404, "not found")
-        path = self._paths[found.lastindex - 1]
-        segments = zip(path.split("/"), asked.split("/"), strict=True)
-        scope["path_params"] = {name[1:-1]: segment for name, segment in segments if name.startswith("{")}
+        scope["path_params"] = variables
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        if (path, method) not in self._endpoints:
+        if method not in place.endpoints:
             raise HTTPException(405, f"method not allowed: {scope['method']}")
-        return self._endpoints[path, method]
-
-
-def _pattern(path: str) -> str:
-    return "/".join("[^/]+" if segment.startswith("{") else re.escape(segment) for segment in path.split("/"))
+        return place.endpoints[method]
 
 
 class Routes:

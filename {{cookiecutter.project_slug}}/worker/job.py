@@ -60,7 +60,7 @@ class Worker:
         self.stuck = False
         """Whether it must not go on."""
         self.on_start: Callable[[str], None] = lambda _: None
-        """Called with the id of each job whose items are about to start."""
+        """Called with the id of each job that has been checked: its items are about to start, or it is refused."""
         [name] = functions
         function = getattr(task, name)
         with_context = wants_context(function, name)
@@ -94,7 +94,7 @@ class Worker:
         chunked = self.settings.chunk_size > 1
         try:
             checked, first = self._check(job)
-            items: list[object] = checked.items  # type: ignore[attr-defined]  # a field of every task.Input
+            items = tuple(checked.items)  # type: ignore[attr-defined]  # ours: what the task has, it may change
             limit, bucket = self.settings.max_output_bytes, self._bucket(job)
             output = Output(
                 job["id"],
@@ -107,6 +107,7 @@ class Worker:
             )
         except Refused as refusal:
             log.info(f"Refused: {refusal}", job["id"])
+            self.on_start(job["id"])
             yield {"error": str(refusal)}
             return
         streamed = failed = stored = 0

@@ -173,6 +173,32 @@ def test_an_input_may_have_another_shape_than_items(given: dict[str, Any], outpu
         assert [envelope["result"] for envelope in found] == output
 
 
+@pytest.mark.parametrize("kind", ["plain", "async", "batch"])
+def test_a_task_may_do_what_it_likes_to_the_list_of_its_job(kind: str) -> None:
+    def process(item: str, job: Ported) -> str:
+        job.items.clear()
+        return item
+
+    async def process_async(item: str, job: Ported) -> str:
+        return process(item, job)
+
+    def process_batch(items: list[str], job: Ported) -> list[str]:
+        return [process(item, job) for item in items]
+
+    name, function = {
+        "plain": ("process", process),
+        "async": ("process", process_async),
+        "batch": ("process_batch", process_batch),
+    }[kind]
+    task: Any = SimpleNamespace(Input=Ported, load=lambda: None, **{name: function})
+    prompts = [str(number) for number in range(200)]
+
+    async def chunks() -> list[Any]:
+        return [chunk async for chunk in Worker(task, Settings()).run({"id": "job", "input": {"prompts": prompts}})]
+
+    assert [envelope["result"] for envelope in asyncio.run(chunks())] == prompts
+
+
 def test_an_item_may_ask_for_a_new_worker(serve: Serve) -> None:
     caller = serve("hostile")
     state = caller.runsync([{"refresh_worker": True, "kept": 1}, {"refresh_worker": False}])

@@ -179,6 +179,17 @@ class TestDone:
         assert results(caller.runsync([2])["output"]) == [2]
         assert faulty.seen["job-done"] == posts + 1
 
+    def test_a_refusal_that_is_not_taken_keeps_no_other_job_waiting(self, caller: Caller, faulty: Faulty) -> None:
+        held = Held()
+        faulty.plan("job-done", held)
+        refused = caller.run([])
+        held.reached.result(20)
+        assert results(caller.runsync([1])["output"]) == [1]
+        held.release()
+        while not (state := caller.status(refused)).get("error"):
+            pass
+        assert (state["status"], state["error"]) == ("FAILED", "No items provided")
+
     def test_what_is_refused_for_good_is_said_once(self, caller: Caller, faulty: Faulty) -> None:
         faulty.plan("job-done", *no(1, 404))
         job_id = caller.run([0, 1])
@@ -318,7 +329,13 @@ class TestTake:
 
     @pytest.mark.parametrize(
         "answer",
-        ["[5]", '[{"id": "x", "input": {}, "self": 1}]', '[{}, null, {"id": 1, "input": {}}]', '[{"id": "x"}]'],
+        [
+            "[5]",
+            '[{"id": "x"}]',
+            '[{}, null, {"id": 1, "input": {}}]',
+            '[{"id": "x", "input": {}, "self": 1}]',
+            '[{"id": "x", "input": {}, "__dict__": {}}]',
+        ],
     )
     def test_a_list_of_no_jobs_costs_no_job(self, behind: Behind, faulty: Faulty, fifo: Path, answer: str) -> None:
         with behind() as caller:

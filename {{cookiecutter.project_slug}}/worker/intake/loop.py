@@ -235,7 +235,6 @@ def _is_job(job: object) -> bool:
     if not (isinstance(job, dict) and isinstance(job.get("id"), str) and "input" in job):
         return False
     try:
-        Job(**job)
+        return bool(Job(**job).id == job["id"])
     except Exception:  # a key that is none of an attribute
         return False
-    return True

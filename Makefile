@@ -73,7 +73,7 @@ $(WORKER): $(BIN)/.ready
 
 $(BIN)/.ready: requirements.txt
 	@echo "Installing cookiecutter into .venv ..."
-	@$(PYTHON) -m venv .venv
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > .venv/uv.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement .venv/uv.txt
 	@$(INSTALL) --quiet --requirement requirements.txt

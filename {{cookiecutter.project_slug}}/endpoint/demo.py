@@ -107,7 +107,7 @@ class Demo:
         except (httpx.HTTPError, ValueError) as error:
             raise Failed(f"{path} was not answered: {error}") from None
         if "error" in answer:
-            raise Failed(f"{path} failed: {short(answer['error'])}")
+            raise Failed(f"{path} failed: {short(answer['error'])}. The worker's log: {self._log}")
         return answer
 
 

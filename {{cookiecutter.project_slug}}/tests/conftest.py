@@ -56,16 +56,21 @@ class Caller:
             pytest.fail(f"test_input.json is refused: {answer.json()['error']}", pytrace=False)
         job_id, deadline = answer.json()["id"], time.monotonic() + PATIENCE
         while (state := self.status(job_id))["status"] in ("IN_QUEUE", "IN_PROGRESS"):
-            assert not worker.exited.done(), f"The worker has ended:\n{self.log.read_text()}"
+            if worker.exited.done():
+                pytest.fail(f"The worker has ended. Its log:\n{self.log.read_text()}", pytrace=False)
             if time.monotonic() > deadline:
                 pytest.fail(
                     f"test_input.json has not ended in {PATIENCE:.0f} s: ITEM_TIMEOUT bounds an item.", pytrace=False
                 )
             time.sleep(0.02)
-        assert state["status"] == "COMPLETED", state
+        if state["status"] != "COMPLETED":
+            pytest.fail(f"The job ended {state['status']}: {state.get('error')}", pytrace=False)
         chunks = [chunk if isinstance(chunk, list) else [chunk] for chunk in state["output"]]
         envelopes = [envelope for chunk in chunks for envelope in chunk]
-        assert not [envelope for envelope in envelopes if not envelope["success"]], self.log.read_text()
+        if failed := [envelope for envelope in envelopes if not envelope["success"]]:
+            index, why = failed[0]["index"], failed[0]["failure"]
+            words = f"{len(failed)} of {len(envelopes)} items failed. Item {index}: {why['type']}: {why['message']}"
+            pytest.fail(f"{words}\nThe worker's log:\n{self.log.read_text()}", pytrace=False)
         return envelopes
 
     def take(self) -> dict[str, Any]:

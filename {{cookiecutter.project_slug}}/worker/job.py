@@ -1,6 +1,7 @@
 """One job: checked, streamed, accounted for."""
 
 import inspect
+import json
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -41,8 +42,10 @@ class Worker:
         functions = [name for name in ("process", "process_batch") if callable(getattr(task, name, None))]
         if len(functions) != 1:
             raise Refused("task.py must define exactly one of process and process_batch.")
-        if not callable(getattr(task, "load", None)) or inspect.iscoroutinefunction(task.load):
+        if not callable(getattr(task, "load", None)):
             raise Refused("task.py must define load, a plain function; it may do nothing.")
+        if inspect.iscoroutinefunction(task.load):
+            raise Refused("task.load must not be async: it is called before there is an event loop.")
         if not (isinstance(getattr(task, "Input", None), type) and issubclass(task.Input, BaseModel)):
             raise Refused("task.py must define Input, a subclass of pydantic.BaseModel.")
         if "items" not in task.Input.model_fields:
@@ -108,7 +111,7 @@ class Worker:
         except Refused as refusal:
             log.info(f"Refused: {refusal}", job["id"])
             self.on_start(job["id"])
-            yield {"error": str(refusal)}
+            yield {"error": _cut(str(refusal), self.settings.max_output_bytes)}
             return
         streamed = failed = stored = 0
         self.on_start(job["id"])
@@ -177,3 +180,10 @@ class Worker:
         field = self._input.model_fields["items"]
         ours = fault["loc"][:1] in (("items",), (field.alias,), (field.validation_alias,))
         return ours and (fault["type"] == "missing" or (len(fault["loc"]) == 1 and fault["input"] is None))
+
+
+def _cut(sentence: str, most: int) -> str:
+    """Return as much of ``sentence`` as a body of ``most`` bytes can hold."""
+    while len(json.dumps({"error": sentence})) > most:
+        sentence = sentence[: len(sentence) // 2]
+    return sentence

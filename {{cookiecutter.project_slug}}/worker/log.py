@@ -4,9 +4,13 @@ Nothing here raises, not for a full disk either: a log must not cost a result.
 """
 
 import logging
+import sys
 from contextlib import suppress
+from functools import partial
+from typing import Any, TextIO
 
 from runpod import RunPodLogger
+from runpod.serverless.modules import rp_logger
 
 from worker.context import in_call
 from worker.outcome.result import Raised
@@ -32,11 +36,20 @@ def error(message: str, raised: Raised | None, job_id: str | None = None) -> Non
         _log.error(f"{message}\n{raised.trace}" if raised else message, job_id)
 
 
+def _print(stream: TextIO, text: str, **options: Any) -> None:
+    with suppress(Exception):
+        print(text, file=stream, **options)
+
+
 class TaskLog(logging.Handler):
     """Takes what the task, or a library, logs; in place of the SDK's (1.12.0, ``rp_upload``), which knows no job."""
 
     def install(self) -> None:
-        """Listen to every logger."""
+        """Listen to every logger; and have the SDK print to what is standard output now, whatever a task puts there.
+
+        It prints in its own loops (1.12.0, ``rp_scale``), which what is raised there would end.
+        """
+        rp_logger.print = partial(_print, sys.stdout)
         logging.root.handlers = [each for each in logging.root.handlers if type(each) is not logging.StreamHandler]
         logging.root.addHandler(self)
 

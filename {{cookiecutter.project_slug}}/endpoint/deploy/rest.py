@@ -93,7 +93,8 @@ class Rest:
         try:
             return _endpoint(self._send("POST", body=body))
         except Unanswered:
-            if created := self.named(body["name"]):
+            created = self.named(body["name"])
+            if created and created.image == body["image"]:  # another may be somebody else's
                 return created
             raise
 

@@ -8,6 +8,7 @@ import time
 
 from endpoint.local.launch import Image
 from endpoint.local.server import LocalEndpoint
+from endpoint.local.workers import GRACE
 
 
 def main() -> None:
@@ -61,8 +62,13 @@ def main() -> None:
                 "Stop       Ctrl-C",
                 flush=True,
             )
-            while endpoint.workers.alive or arguments.reload:
-                time.sleep(0.2)
+            try:
+                while endpoint.workers.alive or arguments.reload:
+                    time.sleep(0.2)
+            except KeyboardInterrupt:
+                if busy := len(endpoint.queue.held) + len(endpoint.batch_queue.held):
+                    print(f"Stopping. Jobs in hand: {busy}, with {GRACE:.0f} s to end", flush=True)
+                raise
     except KeyboardInterrupt:
         return
     except OSError as error:

@@ -122,7 +122,7 @@ class LocalEndpoint:
                 await self.workers.start(self._port)
                 self.batch_workers.port = self._port
                 entered.set_result(None)
-            except OSError as error:
+            except Exception as error:
                 self._server.should_exit = True
                 entered.set_exception(error)
             await serving
@@ -133,10 +133,10 @@ class LocalEndpoint:
         try:
             self._thread.start()
             entered.result()
-        except OSError:
+        except Exception:
             self._thread.join()
             raise
-        except KeyboardInterrupt:  # while the workers are being started
+        except (KeyboardInterrupt, SystemExit):  # while the workers are being started
             if self._thread.is_alive() and entered.exception() is None:
                 self.__exit__(None, None, None)
             raise

@@ -42,6 +42,14 @@ def test_what_a_task_logs_is_in_the_log_under_its_job_and_item(serve: Serve) -> 
     assert "not seen" not in caller.log.read_text()
 
 
+def test_a_task_that_closes_standard_output_costs_no_job_and_no_line_of_the_log(serve: Serve) -> None:
+    caller = serve("hostile")
+    for items in (["close standard output", 1], [2]):
+        state = caller.runsync(items)
+        assert state["status"] == "COMPLETED"
+        caller.wait_for_log(state["id"], "0 failed")
+
+
 def test_a_line_whose_arguments_do_not_fit_is_in_the_log_too(capsys: pytest.CaptureFixture[str]) -> None:
     TaskLog().emit(logging.LogRecord("task", logging.WARNING, "task.py", 1, "%d files", ("many",), None))
     assert "'%d files' ('many',)" in capsys.readouterr().out

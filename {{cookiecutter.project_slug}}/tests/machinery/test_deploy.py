@@ -525,6 +525,16 @@ def test_a_creation_that_failed_is_not_repeated(account: Account, deploy: Deploy
     assert len(account.endpoints) == 1
 
 
+def test_an_endpoint_that_somebody_else_has_made_meanwhile_is_not_taken_for_ours(
+    account: Account, deploy: Deploy
+) -> None:
+    theirs = account.holds("my-worker", image="docker.io/them/worker")
+    account.faults[:] = [Fault("GET", JSONResponse({"endpoints": []})), Fault("POST", problem(500, "lost"))]
+    assert deploy().status == 1
+    assert deploy().out.startswith("Updated")
+    assert theirs["image"] == IMAGE
+
+
 def test_what_can_be_repeated_is_tried_again(account: Account, deploy: Deploy) -> None:
     limited = problem(429, "rate limit exceeded")
     limited.headers["Retry-After"] = "12"

@@ -48,6 +48,14 @@ def until(condition: Callable[[], Any], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize(
+    ("command", "error"), [(["no-such-command"], FileNotFoundError), (["no\0command"], ValueError)], ids=str
+)
+def test_a_command_that_cannot_be_run_is_raised_at_once(command: list[str], error: type[Exception]) -> None:
+    with pytest.raises(error), LocalEndpoint(command):
+        pass
+
+
 def test_a_worker_that_blocks_its_loop_loses_nothing(tmp_path: Path) -> None:
     """Of a connection that was closed meanwhile the SDK learns when it posts, and it does not post again."""
     handler = "def handler(job):\n    for item in job['input']['items']:\n        time.sleep(item)\n        yield item"

@@ -85,6 +85,19 @@ def test_work_goes_on_while_a_chunk_is_being_posted_up_to_the_lookahead(kind: st
     asyncio.run(scenario())
 
 
+def test_a_call_that_something_else_cancels_before_it_begins_is_a_failure() -> None:
+    async def process(item: int, job: object) -> int:
+        if item == 0:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                if "Attempt._await" in repr(task.get_coro()):
+                    task.cancel()
+        return item
+
+    first, *others = bodies(make(process), range(3))
+    assert first["result"] == 0
+    assert [each["failure"]["type"] for each in others] == ["CancelledError"] * 2
+
+
 def test_the_first_result_is_not_held_back_for_a_fuller_chunk() -> None:
     async def scenario() -> None:
         last = asyncio.Event()

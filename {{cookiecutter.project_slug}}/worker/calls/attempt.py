@@ -61,7 +61,7 @@ class Attempt:
     running: "asyncio.Task[None] | None" = None
     """What is to end, if it is async."""
     outcome: list[Made] | Raised | None = None
-    """What was made of each item, or what was raised for all of them; None if it was given up."""
+    """What was made of each item, or what was raised for all of them; None if something else ended it."""
 
     def start(self, ended: Callable[[], None]) -> None:
         """Begin; ``ended`` is called on the event loop once the function has returned."""
@@ -112,8 +112,9 @@ class Attempt:
                 made = await copied
             self.outcome = made
         except BaseException as error:  # a task lets ``SystemExit`` end the event loop
-            if isinstance(error, asyncio.CancelledError) and self.given_up is not None:
-                raise  # ours; any other comes from the function itself, and is a failure like the rest
+            # Not ``isinstance``, which asks the exception. Any other than ours is the function's own: a failure.
+            if self.given_up is not None and issubclass(type(error), asyncio.CancelledError):
+                raise
             self.outcome = describe(error)
 
     def _in_parts(self, generator: Generator[Any, Any, Any], put: Callable[[bytes], None]) -> Any:
@@ -155,7 +156,7 @@ class Attempt:
     def _arguments(self) -> list[Any]:
         """Return what the function gets: copies of a batch's items, so that it cannot change what a half would get.
 
-        For items of several jobs, the second is what those have in common, with these items.
+        The job of a batch has these items, whoever's they are, and the options that its jobs have in common.
         """
         items = [work.items[place] for work, place in self.items]
         contexts = [item.context for item in self.items] if self.task.with_context else []
@@ -165,7 +166,7 @@ class Attempt:
         if len(items) > 1:
             with suppress(BaseException):  # what cannot be copied is given as it is
                 items = copy.deepcopy(items)
-        if isinstance(job, BaseModel) and len({work for work, _ in self.items}) > 1:
+        if isinstance(job, BaseModel) and len(items) != len(self.items[0].work.items):
             job = job.model_copy(update={"items": list(items)})
             for name in vars(job).keys() - type(job).model_fields.keys():  # cached properties, of other items
                 del vars(job)[name]

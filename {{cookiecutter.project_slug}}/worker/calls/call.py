@@ -15,6 +15,8 @@ from worker.outcome.result import Envelope, Raised, failure
 SETTLED_AT_ONCE = 4
 """Items of a call whose outcomes are handed on before the event loop has its turn."""
 
+CANCELLED = Raised("CancelledError", "The call was cancelled by something else than the worker.", "")
+
 
 @dataclass(eq=False)
 class Call:
@@ -76,10 +78,10 @@ class Call:
         if self._timer:
             self._timer.cancel()
         outcome, attempt.running, attempt.outcome = attempt.outcome, None, None
-        if attempt.given_up is not None or outcome is None:
+        if attempt.given_up is not None:
             self._go_on()
-        elif isinstance(outcome, Raised):
-            self._fail(attempt.items, outcome)
+        elif outcome is None or isinstance(outcome, Raised):
+            self._fail(attempt.items, outcome or CANCELLED)
             self._go_on()
         else:
             self._settle(zip(attempt.items, outcome, strict=True))

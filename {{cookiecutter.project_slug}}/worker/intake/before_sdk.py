@@ -54,8 +54,10 @@ def end_on_interrupt() -> None:
     """
 
     def end(*_: object) -> None:
-        os.write(2, b"Stopped.\n")
-        os._exit(1)
+        try:
+            os.write(2, b"Stopped.\n")
+        finally:
+            os._exit(1)
 
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as after nohup
         signal.signal(signal.SIGINT, end)

@@ -4,6 +4,8 @@ import asyncio
 import dataclasses
 import datetime
 import enum
+import io
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +50,10 @@ class FrozenError(Exception):
 
 
 class LyingError(Exception):
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        raise SystemExit
+
     @property
     def __cause__(self) -> BaseException:  # type: ignore[override]
         raise SystemExit
@@ -126,6 +132,10 @@ def act(item: Any) -> Any:
             return Path(fifo).read_text()
         case {"print": text}:
             print(text)
+        case "close standard output":
+            sys.stdout = io.StringIO()
+            sys.stdout.close()
+            return None
         case {"touch": file}:
             with Path(file).open("a") as trace:
                 trace.write(".")

@@ -207,6 +207,31 @@ def test_a_task_may_do_what_it_likes_to_the_list_of_its_job(kind: str) -> None:
     assert [envelope["result"] for envelope in asyncio.run(chunks())] == prompts
 
 
+def test_the_job_of_a_batch_has_the_items_of_the_call() -> None:
+    def process_batch(items: list[str], job: Ported) -> list[bool]:
+        return [job.items == items] * len(items)
+
+    task: Any = SimpleNamespace(Input=Ported, load=lambda: None, process_batch=process_batch)
+    job = {"id": "job", "input": {"prompts": [str(number) for number in range(10)]}}
+
+    async def chunks() -> list[Any]:
+        return [chunk async for chunk in Worker(task, Settings(batch_size=4)).run(job)]
+
+    assert [envelope["result"] for envelope in asyncio.run(chunks())] == [True] * 10
+
+
+def test_a_refusal_fits_the_response_too() -> None:
+    ported: Any = SimpleNamespace(Input=Ported, load=lambda: None, process=lambda item, job: item)
+    job = {"id": "job", "input": {"prompts": ["a"], "😀" * 1_500: 1}}
+
+    async def chunks() -> list[Any]:
+        return [chunk async for chunk in Worker(ported, Settings(max_output_bytes=1_000)).run(job)]
+
+    [refusal] = asyncio.run(chunks())
+    assert refusal["error"].startswith("The job's input cannot be used: there is no field 😀")
+    assert len(json.dumps(refusal)) <= 1_000
+
+
 def test_an_item_may_ask_for_a_new_worker(serve: Serve) -> None:
     caller = serve("hostile")
     state = caller.runsync([{"refresh_worker": True, "kept": 1}, {"refresh_worker": False}])

@@ -77,6 +77,17 @@ def test_items_of_many_jobs_share_a_call() -> None:
     asyncio.run(scenario())
 
 
+def test_the_job_of_a_call_has_the_items_of_that_call_whoevers_they_are() -> None:
+    async def scenario() -> None:
+        batches = Batches()
+        stream = make(batches, batched=True, batch_size=2)
+        found = await together(stream, batches, *({"items": [n, -n]} for n in (1, 2, 3)), {"items": [4, 5, 6]})
+        assert found == [[1, -1], [2, -2], [3, -3], [4, 5, 6]]
+        assert [job.items for job in batches.jobs] == batches.calls
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -166,7 +166,7 @@ class Attempt:
         if len(items) > 1:
             with suppress(BaseException):  # what cannot be copied is given as it is
                 items = copy.deepcopy(items)
-        if isinstance(job, BaseModel) and len(items) != len(self.items[0].work.items):
+        if isinstance(job, BaseModel):
             job = job.model_copy(update={"items": list(items)})
             for name in vars(job).keys() - type(job).model_fields.keys():  # cached properties, of other items
                 del vars(job)[name]

@@ -58,8 +58,8 @@ class Demo:
         print(f"POST /runsync   COMPLETED, {len(again)} results")
         _compare(streamed, envelopes, again)
         saved = asyncio.run(_saved(envelopes, self._endpoint.base_url, folder))
-        _check_items("/run", saved)
-        _check_items("/runsync", again)
+        check_items("/run", saved)
+        check_items("/runsync", again)
         sentence = "The stream and the aggregate are the same list, and /runsync has an envelope for each item too."
         files = len([*folder.glob("*")])
         return f"{sentence}\nFiles of the results: {files}, in {folder}" if files else sentence
@@ -123,7 +123,8 @@ def _compare(streamed: list[Any], envelopes: list[Envelope], again: list[Envelop
         raise Failed("/runsync has not one envelope for each item, as /run has.")
 
 
-def _check_items(path: str, envelopes: list[Envelope]) -> None:
+def check_items(path: str, envelopes: list[Envelope]) -> None:
+    """Raise ``Failed`` if an item has, with how many have and why the first."""
     if failed := [each for each in envelopes if not each["success"]]:
         index, why = failed[0]["index"], failed[0]["failure"]
         words = f"{path}: {len(failed)} of {len(envelopes)} items failed. Item {index}"

@@ -16,6 +16,8 @@ from typing import Any, Self
 import httpx
 import pytest
 
+from endpoint.client.envelopes import flatten
+from endpoint.demo import Failed, check_items
 from endpoint.local import LocalEndpoint
 
 PROJECT = Path(__file__).parents[1]
@@ -65,12 +67,11 @@ class Caller:
             time.sleep(0.02)
         if state["status"] != "COMPLETED":
             pytest.fail(f"The job ended {state['status']}: {state.get('error')}", pytrace=False)
-        chunks = [chunk if isinstance(chunk, list) else [chunk] for chunk in state["output"]]
-        envelopes = [envelope for chunk in chunks for envelope in chunk]
-        if failed := [envelope for envelope in envelopes if not envelope["success"]]:
-            index, why = failed[0]["index"], failed[0]["failure"]
-            words = f"{len(failed)} of {len(envelopes)} items failed. Item {index}: {why['type']}: {why['message']}"
-            pytest.fail(f"{words}\nThe worker's log:\n{self.log.read_text()}", pytrace=False)
+        envelopes = [*flatten(state["output"])]
+        try:
+            check_items("test_input.json", envelopes)
+        except Failed as failed:
+            pytest.fail(f"{failed}\nThe worker's log:\n{self.log.read_text()}", pytrace=False)
         return envelopes
 
     def take(self) -> dict[str, Any]:

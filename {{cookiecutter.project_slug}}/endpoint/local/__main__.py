@@ -66,8 +66,7 @@ def main() -> None:
                 while endpoint.workers.alive or arguments.reload:
                     time.sleep(0.2)
             except KeyboardInterrupt:
-                if busy := len(endpoint.queue.held) + len(endpoint.batch_queue.held):
-                    print(f"Stopping. Jobs in hand: {busy}, with {GRACE:.0f} s to end", flush=True)
+                print(f"Stopping: a job in hand has {GRACE:.0f} s to end.", flush=True)
                 raise
     except KeyboardInterrupt:
         return

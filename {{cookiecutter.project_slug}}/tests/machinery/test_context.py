@@ -144,6 +144,15 @@ def test_a_decorated_or_partial_async_function_is_async(function: Callable[..., 
     assert worker(process=function).pool.concurrency == 32
 
 
+def run(task: Any, given: dict[str, Any], **settings: Any) -> list[Any]:
+    """Do a job; return what is yielded for it."""
+
+    async def chunks() -> list[Any]:
+        return [chunk async for chunk in Worker(task, Settings(**settings)).run({"id": "job", "input": given})]
+
+    return asyncio.run(chunks())
+
+
 class Ported(BaseModel):
     """As an existing worker's requests look: a list under another name, or a single one."""
 
@@ -170,11 +179,7 @@ class Ported(BaseModel):
 )
 def test_an_input_may_have_another_shape_than_items(given: dict[str, Any], output: Any) -> None:
     ported: Any = SimpleNamespace(Input=Ported, load=lambda: None, process=lambda item, job: item)
-
-    async def chunks() -> list[Any]:
-        return [chunk async for chunk in Worker(ported, Settings()).run({"id": "job", "input": given})]
-
-    found = asyncio.run(chunks())
+    found = run(ported, given)
     if isinstance(output, str):
         assert found == [{"error": output}]
     else:
@@ -200,11 +205,7 @@ def test_a_task_may_do_what_it_likes_to_the_list_of_its_job(kind: str) -> None:
     }[kind]
     task: Any = SimpleNamespace(Input=Ported, load=lambda: None, **{name: function})
     prompts = [str(number) for number in range(200)]
-
-    async def chunks() -> list[Any]:
-        return [chunk async for chunk in Worker(task, Settings()).run({"id": "job", "input": {"prompts": prompts}})]
-
-    assert [envelope["result"] for envelope in asyncio.run(chunks())] == prompts
+    assert [envelope["result"] for envelope in run(task, {"prompts": prompts})] == prompts
 
 
 def test_the_job_of_a_batch_has_the_items_of_the_call() -> None:
@@ -212,22 +213,13 @@ def test_the_job_of_a_batch_has_the_items_of_the_call() -> None:
         return [job.items == items] * len(items)
 
     task: Any = SimpleNamespace(Input=Ported, load=lambda: None, process_batch=process_batch)
-    job = {"id": "job", "input": {"prompts": [str(number) for number in range(10)]}}
-
-    async def chunks() -> list[Any]:
-        return [chunk async for chunk in Worker(task, Settings(batch_size=4)).run(job)]
-
-    assert [envelope["result"] for envelope in asyncio.run(chunks())] == [True] * 10
+    found = run(task, {"prompts": [str(number) for number in range(10)]}, batch_size=4)
+    assert [envelope["result"] for envelope in found] == [True] * 10
 
 
 def test_a_refusal_fits_the_response_too() -> None:
     ported: Any = SimpleNamespace(Input=Ported, load=lambda: None, process=lambda item, job: item)
-    job = {"id": "job", "input": {"prompts": ["a"], "😀" * 1_500: 1}}
-
-    async def chunks() -> list[Any]:
-        return [chunk async for chunk in Worker(ported, Settings(max_output_bytes=1_000)).run(job)]
-
-    [refusal] = asyncio.run(chunks())
+    [refusal] = run(ported, {"prompts": ["a"], "😀" * 1_500: 1}, max_output_bytes=1_000)
     assert refusal["error"].startswith("The job's input cannot be used: there is no field 😀")
     assert len(json.dumps(refusal)) <= 1_000
 

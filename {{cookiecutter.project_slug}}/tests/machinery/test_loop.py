@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,16 +37,6 @@ def behind(faulty: Faulty, folder: Path, log: Path, **env: str) -> Iterator[Call
 def read(caller: Caller, fifos: list[Path]) -> list[str]:
     """Submit a job for each of ``fifos`` that ends when it is written to."""
     return [caller.run([{"read": str(fifo)}]) for fifo in fifos]
-
-
-@pytest.fixture
-def fifos(tmp_path: Path) -> Iterator[list[Path]]:
-    paths = [tmp_path / f"fifo-{number}" for number in range(6)]
-    for path in paths:
-        os.mkfifo(path)
-    yield paths
-    for path in paths:
-        os.close(os.open(path, os.O_RDWR))
 
 
 def taken(caller: Caller, *job_ids: str) -> list[bool]:

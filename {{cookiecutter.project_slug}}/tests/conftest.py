@@ -71,8 +71,10 @@ class Caller:
         try:
             check_items("test_input.json", envelopes)
         except Failed as failed:
-            pytest.fail(f"{failed}\nThe worker's log:\n{self.log.read_text()}", pytrace=False)
-        return envelopes
+            why = str(failed)
+        else:
+            return envelopes
+        pytest.fail(f"{why}\nThe worker's log:\n{self.log.read_text()}", pytrace=False)
 
     def take(self) -> dict[str, Any]:
         """Take a job as the endpoint's worker would."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -16,6 +17,10 @@ from aiohttp import web
 from endpoint.local import LocalEndpoint
 from tests.conftest import Caller, MakeWorker, Serve
 from tests.machinery.faulty import Faulty, Forward, Held
+from tests.machinery.tasks import hostile
+from worker.intake import loop
+from worker.job import Worker
+from worker.settings import Settings
 
 
 @pytest.fixture
@@ -169,6 +174,32 @@ def test_a_worker_without_a_slot_left_ends_and_another_does_what_it_had(serve: S
     assert worker.exited.result(20) == 1
     assert caller.runsync([2])["workerId"] == "worker-2"
     assert caller.status(job_id)["output"][0]["result"] == 1
+
+
+def test_takes_that_keep_failing_are_a_second_apart_at_most_and_never_without_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many they are: 2 to the power of 1,024 is no float."""
+    pauses: list[float] = []
+
+    async def refused(session: object, count: int) -> None:
+        raise ConnectionError
+
+    async def scenario() -> None:
+        taking = loop.Loop({}, Worker(hostile, Settings()))
+        taking._fetch = refused
+        monkeypatch.setattr(loop, "asyncio", SimpleNamespace(sleep=sleep))
+        for _ in range(2_000):
+            with pytest.raises(ConnectionError):
+                await taking._take(None, 1)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    asyncio.run(scenario())
+    assert len(pauses) == 2_000
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (0.02, 1.0)
 
 
 def test_an_sdk_without_the_seams_runs_at_its_own_pace_and_says_so(serve: Serve) -> None:

@@ -185,6 +185,30 @@ def test_a_job_that_is_cancelled_while_its_call_runs_leaves_the_call_to_the_othe
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("cancelled", [1, 2, 3])
+def test_a_job_that_waits_starts_though_all_that_came_before_it_were_cancelled(cancelled: int) -> None:
+    """Each has options of its own, and nothing else arrives that could have the pool look again."""
+
+    async def scenario() -> None:
+        batches = Batches()
+        stream = make(batches, batched=True)
+        first = asyncio.create_task(run(stream, ["first"]))
+        await batches.begun.wait()
+        leaving = [asyncio.create_task(run(stream, ["leaves"], option=number)) for number in range(cancelled)]
+        waiting = asyncio.create_task(run(stream, ["waits"], option="waits"))
+        while stream.pool.making < cancelled + 2:
+            await asyncio.sleep(0)
+        for job in leaving:
+            job.cancel()
+        await asyncio.wait(leaving)
+        batches.go.set()
+        async with asyncio.timeout(10):
+            assert [results(await job) for job in (first, waiting)] == [["first"], ["waits"]]
+        assert batches.calls == [["first"], ["waits"]]
+
+    asyncio.run(scenario())
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.integers(2, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))))
 def test_one_guilty_item_costs_about_twice_the_logarithm_of_its_batch(size_and_guilty: tuple[int, int]) -> None:

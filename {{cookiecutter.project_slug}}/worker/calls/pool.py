@@ -159,7 +159,8 @@ class Pool:
             self._groups.popleft()
             if group.turns:
                 self._groups.append(group)
-            passed = 0 if items else passed + 1
+            # Only what stays is passed: if a group whose jobs are all over counted, the last one would not be reached.
+            passed = 0 if items else passed + bool(group.turns)
             if items:
                 self._start_call(items)
         if self.room() > 0:

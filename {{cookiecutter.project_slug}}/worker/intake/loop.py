@@ -34,8 +34,8 @@ METHODS = (
 ATTRIBUTES = ("jobs_queue", "jobs_fetcher", "jobs_tasks", "job_progress", "current_concurrency", "_shutdown_event")
 LAST_MOMENT = 0.05
 """Seconds after the worker is told to stop in which a job that is already on its way may come."""
-SLOWEST = 1.0
-"""Seconds between two takes that fail, at most."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+"""Seconds between two takes that fail: the second as long after the first, and then twice as long each time."""
 LULL = 0.1
 """Seconds without the end of a job after which no more than one is asked for."""
 
@@ -81,7 +81,7 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._coming: set[str] = set()
         self._room = asyncio.Event()
         self._answering = False
-        self._failures = 0
+        self._pause = FIRST_PAUSE
         self._left = 0
         self._left_last = 0.0
         self._pool.in_hand = lambda: len(self._jobs)
@@ -125,10 +125,10 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         try:
             answer = await self._fetch(_Watched(session, self._answer), count) or []
         except Exception:
-            self._failures += 1
-            await asyncio.sleep(min(SLOWEST, 0.01 * 2**self._failures))
+            await asyncio.sleep(self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
             raise
-        self._failures = 0
+        self._pause = FIRST_PAUSE
         jobs = [job for job in answer if _is_job(job)]
         if len(jobs) < len(answer):
             log.error("The platform has answered with something else than jobs.", None)

@@ -27,7 +27,7 @@ TEMPLATE = HERE.parent / "{{cookiecutter.project_slug}}"
 sys.path.insert(0, str(TEMPLATE))  # nothing in its machinery waits to be baked
 
 from clients import Answered, answered  # noqa: E402
-from endpoint.local import LocalEndpoint  # noqa: E402
+from aggregating_worker.local import LocalEndpoint  # noqa: E402
 from serve import wait_until_ready  # noqa: E402
 
 CLIENTS = 64

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import readme
 from chart import spread
-from endpoint.local import Image, LocalEndpoint
+from aggregating_worker.local import Image, LocalEndpoint
 from rich.console import Console
 from rich.progress import track
 from serve import first_job, machine

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from chart import Row, spread
 from clients import answered
-from endpoint.local import LocalEndpoint
+from aggregating_worker.local import LocalEndpoint
 from serve import Serve, submit, wait_until_ready, wait_until_taken
 
 FEW = 5

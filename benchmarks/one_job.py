@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from chart import Row
-from endpoint.local import LocalEndpoint
-from endpoint.local.client_api import MAX_BODY
+from aggregating_worker.local import LocalEndpoint
+from aggregating_worker.local.client_api import MAX_BODY
 from serve import Serve, first_job, submit
 
 

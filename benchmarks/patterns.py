@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import readme
-from endpoint.local import LocalEndpoint
+from aggregating_worker.local import LocalEndpoint
 
 HERE = Path(__file__).parent
 

@@ -17,10 +17,10 @@ import matplotlib
 import readme
 from chart import spread
 from clients import answered
-from endpoint import plan
-from endpoint.client import Client
-from endpoint.client.map import map_file
-from endpoint.local import LocalEndpoint
+import plan
+from aggregating_worker.client import Client
+from aggregating_worker.client.map import map_file
+from aggregating_worker.local import LocalEndpoint
 from rich.console import Console
 from rich.progress import Progress
 from serve import Serve, machine, wait_until_ready

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from endpoint.local import LocalEndpoint
+from aggregating_worker.local import LocalEndpoint
 
 HERE = Path(__file__).parent
 AUTHORIZATION = {"Authorization": "Bearer benchmark"}

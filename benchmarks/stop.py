@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from chart import Row
-from endpoint.local import LocalEndpoint, worker_api
+from aggregating_worker.local import LocalEndpoint, worker_api
 from serve import Serve, submit, wait_until_ready, wait_until_taken
 
 HELD = 30.0

@@ -39,23 +39,23 @@ endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/
 endpoint/local/rate_limits.py endpoint/local/routes.py endpoint/local/server.py endpoint/local/stops.py
 endpoint/local/worker_api.py endpoint/local/workers.py
 tests/__init__.py tests/conftest.py tests/test_task.py
-tests/machinery/__init__.py tests/machinery/batch_api.py tests/machinery/calling.py tests/machinery/conftest.py
-tests/machinery/faulty.py tests/machinery/rest_api.py tests/machinery/sdk.py tests/machinery/test_batch_jobs.py
-tests/machinery/test_bucket.py tests/machinery/test_client.py tests/machinery/test_cold_start.py
-tests/machinery/test_context.py tests/machinery/test_demo.py tests/machinery/test_deploy.py
-tests/machinery/test_faults.py tests/machinery/test_file_results.py tests/machinery/test_files.py
-tests/machinery/test_local_endpoint.py tests/machinery/test_local_mode.py tests/machinery/test_local_workers.py
-tests/machinery/test_loop.py tests/machinery/test_map.py tests/machinery/test_map_batch.py
-tests/machinery/test_overflow.py tests/machinery/test_page.py tests/machinery/test_parts.py
-tests/machinery/test_pictures.py tests/machinery/test_plan.py tests/machinery/test_pool.py
-tests/machinery/test_post.py tests/machinery/test_production.py tests/machinery/test_properties.py
-tests/machinery/test_result.py tests/machinery/test_security.py tests/machinery/test_settings.py
-tests/machinery/test_stream.py
-tests/machinery/tasks/__init__.py tests/machinery/tasks/contextual.py tests/machinery/tasks/contextual_batch.py
-tests/machinery/tasks/hostile.py tests/machinery/tasks/hostile_async.py tests/machinery/tasks/hostile_batch.py
-tests/machinery/tasks/parts.py tests/machinery/tasks/parts_async.py tests/machinery/tasks/pictures.py
-tests/machinery/tasks/pictures_async.py tests/machinery/tasks/pictures_batch.py tests/machinery/tasks/slow_to_load.py
-tests/machinery/tasks/unloadable.py tests/machinery/tasks/unseamed.py
+tests/__init__.py tests/batch_api.py tests/calling.py tests/conftest.py
+tests/faulty.py tests/rest_api.py tests/sdk.py tests/test_batch_jobs.py
+tests/test_bucket.py tests/test_client.py tests/test_cold_start.py
+tests/test_context.py tests/test_demo.py tests/test_deploy.py
+tests/test_faults.py tests/test_file_results.py tests/test_files.py
+tests/test_local_endpoint.py tests/test_local_mode.py tests/test_local_workers.py
+tests/test_loop.py tests/test_map.py tests/test_map_batch.py
+tests/test_overflow.py tests/test_page.py tests/test_parts.py
+tests/test_pictures.py tests/test_plan.py tests/test_pool.py
+tests/test_post.py tests/test_production.py tests/test_properties.py
+tests/test_result.py tests/test_security.py tests/test_settings.py
+tests/test_stream.py
+tests/tasks/__init__.py tests/tasks/contextual.py tests/tasks/contextual_batch.py
+tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py
+tests/tasks/parts.py tests/tasks/parts_async.py tests/tasks/pictures.py
+tests/tasks/pictures_async.py tests/tasks/pictures_batch.py tests/tasks/slow_to_load.py
+tests/tasks/unloadable.py tests/tasks/unseamed.py
 worker/__init__.py worker/context.py worker/job.py worker/log.py worker/refusal.py worker/settings.py
 worker/calls/__init__.py worker/calls/attempt.py worker/calls/call.py worker/calls/function.py
 worker/calls/parts.py worker/calls/pool.py worker/calls/stream.py worker/calls/subtasks.py worker/calls/threads.py

@@ -4,7 +4,7 @@ import pytest
 
 from tests.conftest import STARTING_POINTS, Bake, make
 
-OF_EACH = "tests/test_task.py tests/machinery/test_settings.py tests/machinery/test_deploy.py"
+OF_EACH = "tests/test_task.py tests/test_settings.py tests/test_deploy.py"
 """The tests of what a starting point brings; the others' subject is the same file in every bake (``test_bake.py``)."""
 
 

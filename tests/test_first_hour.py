@@ -17,7 +17,7 @@ import jmespath
 from PIL import Image
 
 from tests.conftest import Serve
-from tests.machinery.calling import Answer, Request, serve_http
+from tests.calling import Answer, Request, serve_http
 
 
 def name(job, unused=None):

@@ -1,0 +1,61 @@
+"""What the client may be asked for on the command line."""
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from aggregating_worker.client.map import PATIENCE
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="aggregating-worker",
+        description="Call an endpoint: RUNPOD_ENDPOINT_ID with RUNPOD_API_KEY, at RUNPOD_ENDPOINT_BASE_URL.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in (
+        ("run", "run one job with /run and print its envelopes once it has ended"),
+        ("runsync", "run one job with /runsync and print its envelopes"),
+        ("stream", "run one job with /run and print each envelope as it is ready"),
+    ):
+        command = commands.add_parser(name, help=what, description=what)
+        command.add_argument("file", metavar="FILE.json", help='a job, {"input": {"items": […]}}; -: standard input')
+    what = "print also what items yield while they run, as on a terminal"
+    command.add_argument("--parts", action="store_true", help=what)
+    what = "put a long list through many jobs; stopped anywhere, the same command goes on"
+    command = commands.add_parser("map", help=what, description=what)
+    command.add_argument("items", metavar="ITEMS.jsonl", help="one item a line, any JSON value; -: standard input")
+    command.add_argument("--out", required=True, metavar="RESULTS.jsonl", help="one envelope a line, in input order")
+    command.add_argument("--job", metavar="FILE.json", help="a job for everything but the items: options, policy")
+    command.add_argument("--shard", type=_count(10_000), default=200, help="items per job at most (default: 200)")
+    command.add_argument("--in-flight", type=_count(100), default=8, help="jobs to wait for at once (default: 8)")
+    command.add_argument(
+        "--batch", action="store_true", help="use Batch Jobs: for what can wait, on workers of its own"
+    )
+    what = "give up a batch that stands still for so long: 90s, 30m or 6h (default: 6h)"
+    command.add_argument("--patience", type=_seconds, default=PATIENCE, metavar="TIME", help=what)
+    command.add_argument("--cancel", action="store_true", help="cancel the batches that --batch has left running")
+    command.add_argument("--keep-journal", action="store_true", help="leave RESULTS.jsonl.journal when all is done")
+    for command in commands.choices.values():
+        what = "put each file of a result into DIR, as INDEX-N.EXT, and its path into the result"
+        command.add_argument("--files", type=Path, metavar="DIR", help=what)
+        command.add_argument("--endpoint", metavar="ID", help="the endpoint's id (default: RUNPOD_ENDPOINT_ID)")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh]?)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 30m or 6h")
+    return float(match[1]) * {"m": 60, "h": 3_600}.get(match[2], 1)
+
+
+def _count(most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {most}")
+        return int(text)
+
+    return read

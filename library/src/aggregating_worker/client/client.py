@@ -1,0 +1,220 @@
+"""One job at a time: submitted, followed, and every envelope of it handed over once."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Any, Literal, Self, overload
+from urllib.parse import quote
+
+import httpx
+
+from aggregating_worker.client.api import Api
+from aggregating_worker.client.batch import Batches
+from aggregating_worker.client.envelopes import Envelope, Parts, encode, failure, is_envelope
+from aggregating_worker.client.files import save
+from aggregating_worker.client.http import CallFailed, Http
+from aggregating_worker.client.job import (
+    FINAL,
+    Job,
+    JobFailed,
+    another_worker,
+    checked,
+    first_index,
+    item_count,
+    output,
+    streamed,
+)
+
+RUNSYNC_WAIT = 90.0
+"""Seconds for which ``/runsync`` holds its answer back (Runpod docs, serverless/endpoints/operation-reference)."""
+LONGEST_PAUSE = 2.0
+"""Seconds between two questions about a job that has nothing new."""
+FETCHES = 8
+"""Results fetched from a bucket at once, for one job."""
+PATIENCE = 5.0
+"""Seconds spent on cancelling a job that is no longer waited for."""
+
+Then = Callable[[Envelope], Awaitable[Envelope]]
+"""What is done with an envelope as it arrives, for some at once."""
+
+
+class Client:
+    """Calls one endpoint, from any number of tasks of one event loop.
+
+    >>> async with Client() as client:
+    ...     async for envelope in client.stream({"input": {"items": ["I love it!"]}}):
+    ...         print(envelope)
+
+    The endpoint's id, the key and the address default to ``RUNPOD_ENDPOINT_ID``, ``RUNPOD_API_KEY`` and
+    ``RUNPOD_ENDPOINT_BASE_URL``. Whatever goes wrong raises ``CallFailed``, a job that ends without its results
+    ``JobFailed``; an item's own failure is in its envelope. A result in a bucket is fetched: what arrives has a
+    ``result`` or a ``failure``. A job that is no longer waited for, because a task was cancelled or a stream closed
+    before its end, is cancelled.
+    """
+
+    def __init__(
+        self, endpoint_id: str | None = None, *, api_key: str | None = None, base_url: str | None = None
+    ) -> None:
+        self._api = Api(endpoint_id, api_key, base_url)
+        # Without the key: a stored result's address carries its own permission, and a bucket must not learn the key.
+        self._bucket = Http(httpx.AsyncClient(), redirects=5)
+        self.batches = Batches(self._api)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._api.close()
+        await self._bucket.close()
+
+    async def run(self, job: Job, *, then: Then | None = None) -> list[Envelope]:
+        """Run ``job`` and return its envelopes, one for each item, in order, and what ``then`` makes of each."""
+        return [envelope async for envelope in self.stream(job, then=then)]
+
+    async def runsync(self, job: Job, *, then: Then | None = None) -> list[Envelope]:
+        """Run ``job`` with ``/runsync``, whose one answer has all envelopes if the job takes at most 90 s."""
+        state = checked(await self._api.call("POST", "/runsync", encode(job), held=RUNSYNC_WAIT))
+        items, first = item_count(job), first_index(job)
+        if state["status"] in FINAL:
+            return [envelope async for envelope in self.fetched(output(state, items, first), then)]
+        return [envelope async for envelope in self.results(state["id"], items, first, then=then)]
+
+    @overload
+    def stream(
+        self, job: Job, *, parts: Literal[False] = False, then: Then | None = None
+    ) -> AsyncGenerator[Envelope, None]: ...
+
+    @overload
+    def stream(self, job: Job, *, parts: bool, then: Then | None = None) -> AsyncGenerator[Envelope | Parts, None]: ...
+
+    async def stream(
+        self, job: Job, *, parts: bool = False, then: Then | None = None
+    ) -> AsyncGenerator[Envelope | Parts, None]:
+        """Run ``job`` and yield its envelopes in order, each as soon as it is ready.
+
+        With ``parts``, also what items yield while they run, as it arrives: an item's parts in order and before its
+        envelope, in which they are again. If its worker dies, an item and its parts begin anew.
+        """
+        arriving = self._arriving(await self.submit(job), item_count(job), first_index(job), then)
+        async with aclosing(arriving):
+            async for each in arriving:
+                if parts or is_envelope(each):
+                    yield each
+
+    async def submit(self, job: Job | bytes) -> str:
+        """Queue ``job``, or the body of one, and return its id. Results are kept for 30 minutes after its end."""
+        return str(checked(await self._api.call("POST", "/run", job if isinstance(job, bytes) else encode(job)))["id"])
+
+    async def status(self, job_id: str) -> dict[str, Any]:
+        """Return what ``/status`` answers: ``status``, and at the end ``output`` or ``error``."""
+        return await self._ask("GET", "status", job_id)
+
+    async def cancel(self, job_id: str) -> None:
+        """Stop a job wherever it is."""
+        await self._ask("POST", "cancel", job_id)
+
+    async def save_files(self, envelope: Envelope, folder: Path) -> Envelope:
+        """Write the files of ``envelope`` to ``folder``, and return it with a ``path`` in place of their data or URL.
+
+        ``INDEX-N.EXT`` is the item's file number N. One that cannot be had makes it a failure ``ResultUnavailable``.
+        Raises ``OSError`` if one cannot be written.
+        """
+        return await save(envelope, Path(folder), self._bucket)
+
+    async def results(
+        self, job_id: str, items: int | None = None, first: int = 0, *, then: Then | None = None
+    ) -> AsyncGenerator[Envelope, None]:
+        """Yield the envelopes of a job in order, each once and as soon as it is ready, and what ``then`` makes of it.
+
+        ``items`` is how many the job has, if known: it spares asking for the aggregate where the stream had them all.
+        ``first`` is the index of the first one.
+        """
+        arriving = self._arriving(job_id, items, first, then)
+        async with aclosing(arriving):
+            async for each in arriving:
+                if is_envelope(each):
+                    yield each
+
+    async def _arriving(
+        self, job_id: str, items: int | None, first: int, then: Then | None
+    ) -> AsyncGenerator[Envelope | Parts, None]:
+        """Yield what comes of a job: envelopes in order, and between them parts as they come.
+
+        ``/stream`` hands out each chunk once: what a broken connection took with it, what was too large to be
+        streamed, or what was handed out before, is taken from the aggregate when the job has ended. A job that starts
+        anew after its worker died streams everything again; of an item whose envelope is known, nothing comes twice.
+        """
+        given, early, status, pause = first, dict[int, Envelope](), "", 0.0
+        try:
+            while True:
+                state = await self._ask("GET", "stream", job_id)
+                status, news = state["status"], False
+                for each in streamed(state):
+                    if items is not None and each["index"] >= first + items:
+                        raise another_worker(job_id, "it streamed something for an item that it does not have")
+                    if each["index"] < given or each["index"] in early:
+                        continue
+                    news = True
+                    if is_envelope(each):
+                        early[each["index"]] = each
+                    else:
+                        yield each
+                ready = []
+                while given in early:
+                    ready.append(early.pop(given))
+                    given += 1
+                async for envelope in self.fetched(ready, then):
+                    yield envelope
+                complete = items is not None and given == first + items
+                if status in FINAL and (not ready or complete):
+                    break
+                pause = 0.0 if news else min(2 * pause + 0.1, LONGEST_PAUSE)
+                await asyncio.sleep(pause)
+            if status != "COMPLETED" or not complete:
+                rest = output(await self._ended(job_id), items, first)[given - first :]
+                async for envelope in self.fetched(rest, then):
+                    yield envelope
+        finally:
+            if status not in FINAL:
+                with suppress(CallFailed, TimeoutError):
+                    async with asyncio.timeout(PATIENCE):
+                        await self.cancel(job_id)
+
+    async def _ended(self, job_id: str) -> dict[str, Any]:
+        """Return the final state of a job whose stream has ended; the platform may take a moment to say so here."""
+        pause = 0.0
+        while (state := await self.status(job_id))["status"] not in FINAL:
+            pause = min(2 * pause + 0.1, LONGEST_PAUSE)
+            await asyncio.sleep(pause)
+        return state
+
+    async def _ask(self, method: str, operation: str, job_id: str) -> dict[str, Any]:
+        try:
+            answer = await self._api.call(method, f"/{operation}/{quote(job_id, safe='')}")
+        except CallFailed as error:
+            if error.status != 404:
+                raise
+            raise JobFailed(job_id, "LOST", "the endpoint does not know it (any more)") from None
+        return checked({"id": job_id, **answer})
+
+    async def fetched(self, envelopes: list[Envelope], then: Then | None = None) -> AsyncGenerator[Envelope, None]:
+        """Yield ``envelopes`` with what a bucket has of their results, and what ``then`` makes of each."""
+
+        async def receive(envelope: Envelope) -> Envelope:
+            envelope = await self._fetch(envelope)
+            return await then(envelope) if then else envelope
+
+        for first in range(0, len(envelopes), FETCHES):
+            for envelope in await asyncio.gather(*map(receive, envelopes[first : first + FETCHES])):
+                yield envelope
+
+    async def _fetch(self, envelope: Envelope) -> Envelope:
+        if "result_url" not in envelope:
+            return envelope
+        try:
+            result = await self._bucket.json("GET", envelope["result_url"])
+        except CallFailed as error:
+            message = f"The result is in a bucket, which did not give it. {error}"
+            return failure(envelope["index"], "ResultUnavailable", message)
+        return {"index": envelope["index"], "success": True, "result": result}

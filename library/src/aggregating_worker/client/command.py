@@ -1,0 +1,191 @@
+"""``aggregating-worker run|runsync|stream|map``: call an endpoint from the command line."""
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import stamina.instrumentation
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from aggregating_worker.client.arguments import parser
+from aggregating_worker.client.client import Client
+from aggregating_worker.client.envelopes import Envelope, Parts, encode, is_envelope, parse
+from aggregating_worker.client.files import shortened
+from aggregating_worker.client.http import CallFailed
+from aggregating_worker.client.job import Job, item_count
+from aggregating_worker.client.map import cancel_batches, map_file
+
+SUCCESS, SOME_FAILED, CALL_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+
+Show = Callable[[int, int | None, str], None]
+
+
+def main(argv: list[str]) -> None:
+    """Do what the command line says.
+
+    Exit status 0: all items succeeded; 1: some failed; 2: the job or the call failed, with a sentence that says why;
+    130 and 141, as a shell would say it: interrupted, and whoever read the results has left.
+    """
+    arguments = parser().parse_args(argv)
+    stamina.instrumentation.set_on_retry_hooks(())  # by default, every retry is written to standard error
+    status = CALL_FAILED
+    try:
+        status = asyncio.run(_map(arguments) if arguments.command == "map" else _call(arguments))
+    except CallFailed as error:
+        print(error, *getattr(error, "__notes__", ()), file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        status = PIPE_CLOSED
+    except OSError as error:
+        print(f"{error.filename or 'Could not write'}: {error.strerror}.", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"Interrupted: {_left_behind(arguments)}", file=sys.stderr)
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+def _left_behind(arguments: argparse.Namespace) -> str:
+    """Say what becomes of what an interrupt has left."""
+    if arguments.command != "map":
+        return "what was in flight has been cancelled."
+    if arguments.batch:
+        return "its batches go on. The same command comes back for their results; with --cancel, it cancels them."
+    return "what was in flight has been cancelled. Start again, and it goes on."
+
+
+async def _call(arguments: argparse.Namespace) -> int:
+    """Run one job and print its envelopes: of ``stream`` each as it arrives, of the others all or none."""
+    job = _read_job(arguments.file)
+    streaming = arguments.command == "stream"
+    kept: list[Envelope] = []
+    done = failed = 0
+    async with Client(arguments.endpoint) as client:
+        with _progress(sys.stderr.isatty() and not (streaming and sys.stdout.isatty())) as show:
+            show(0, item_count(job), "")
+            async with aclosing(_arriving(client, job, arguments)) as arriving:
+                async for each in arriving:
+                    if not is_envelope(each):
+                        _print(each)
+                        continue
+                    done += 1
+                    failed += not each["success"]
+                    if streaming:
+                        _print(each)
+                    else:
+                        kept.append(each)
+                    show(done, item_count(job), "")
+    for envelope in kept:
+        _print(envelope)
+    return SOME_FAILED if failed else SUCCESS
+
+
+async def _arriving(client: Client, job: Job, arguments: argparse.Namespace) -> AsyncGenerator[Envelope | Parts, None]:
+    then = partial(client.save_files, folder=arguments.files) if arguments.files else None
+    if arguments.command == "runsync":
+        for envelope in await client.runsync(job, then=then):
+            yield envelope
+        return
+    parts = arguments.command == "stream" and (arguments.parts or sys.stdout.isatty())
+    async with aclosing(client.stream(job, parts=parts, then=then)) as arriving:
+        async for each in arriving:
+            yield each
+
+
+async def _map(arguments: argparse.Namespace) -> int:
+    job = _read_job(arguments.job) if arguments.job else {"input": {}}
+    out = Path(arguments.out)
+    async with Client(arguments.endpoint) as client:
+        with _opened(arguments.items) as items, _progress(sys.stderr.isatty()) as show:
+            if arguments.cancel:
+                cancelled = await cancel_batches(client, items, out, job=job, files=arguments.files)
+                print(
+                    f"Batches cancelled: {cancelled}. Without --cancel, the command goes on with what they have done."
+                )
+                return SUCCESS
+            summary = await map_file(
+                client,
+                items,
+                out,
+                job=job,
+                shard=arguments.shard,
+                in_flight=arguments.in_flight,
+                batch=arguments.batch,
+                patience=arguments.patience,
+                files=arguments.files,
+                keep_journal=arguments.keep_journal,
+                progress=show,
+            )
+    if summary.damaged:
+        said = (
+            f"Lines of the journal that could not be read: {summary.damaged}. What they held has been asked for again."
+        )
+        print(said, file=sys.stderr)
+    print(
+        f"{summary.items} items, {summary.failed} failed, {summary.jobs} jobs, {summary.seconds:.1f} s: {arguments.out}"
+    )
+    return SOME_FAILED if summary.failed else SUCCESS
+
+
+def _print(each: Envelope | Parts) -> None:
+    shown = shortened(each) if is_envelope(each) and sys.stdout.isatty() else each
+    sys.stdout.buffer.write(encode(shown) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[Show]:
+    """Show a bar on standard error that the yielded function moves: to so many items done, of so many."""
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), "items", TextColumn("{task.description}"))
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, *times, console=console, disable=not shown, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(done: int, items: int | None, note: str) -> None:
+            bar.update(task, completed=done, total=items, description=note or None)
+
+        yield show
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[BinaryIO]:
+    """Open a file, or standard input in one that can be read twice."""
+    if name != "-":
+        with Path(name).open("rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.seek(0)
+        yield copy
+
+
+def _read_job(name: str) -> Job:
+    content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    try:
+        job = parse(content)
+    except ValueError as error:
+        raise CallFailed(f"The job in {name} is not JSON: {error}.") from None
+    if not isinstance(job, dict) or "input" not in job:
+        raise CallFailed(f'The job in {name} should be an object with an input: {{"input": {{"items": […]}}}}.')
+    return job
+

@@ -1,0 +1,102 @@
+"""Files in a result: found at any depth, written to a folder under their item's index, cut short for a terminal."""
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from mimetypes import MimeTypes
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from aggregating_worker.client.envelopes import Envelope, encode, failure, parse
+from aggregating_worker.client.http import CallFailed, Http
+
+SHOWN = 40
+"""Characters of a file's data that a terminal shows."""
+LARGEST = 5 * 10**9
+"""Bytes of a file at most: what S3 takes in one upload."""
+TYPES = MimeTypes()
+for _extension in (".wav", ".flac", ".ogg"):  # which Python knows by older names, or not at all
+    TYPES.add_type(f"audio/{_extension[1:]}", _extension)
+
+
+def files_of(result: Any) -> list[dict[str, Any]]:
+    """Return the files in ``result``, in the order in which they stand there; to change one changes the result.
+
+    A file is ``{"content_type": …, "bytes": …}`` with ``data``, which is base64, or with ``url``.
+    """
+    found, left = list[dict[str, Any]](), [result]
+    while left:
+        match left.pop():
+            case {"content_type": str(), "bytes": int(), "data": str()} | {
+                "content_type": str(),
+                "bytes": int(),
+                "url": str(),
+            } as file if len(file) == 3:
+                found.append(file)
+            case dict(fields):
+                left += reversed(fields.values())
+            case list(elements):
+                left += reversed(elements)
+    return found
+
+
+async def save(envelope: Envelope, folder: Path, bucket: Http) -> Envelope:
+    """Write each file of ``envelope`` to ``folder/INDEX-N.EXT``, and put that ``path`` in place of its data or URL.
+
+    A file that cannot be had makes it a failure ``ResultUnavailable``. Raises ``OSError`` if one cannot be written.
+    """
+    for number, file in enumerate(files_of(envelope.get("result"))):
+        path = folder / name_of(envelope["index"], number, file["content_type"])
+        try:
+            with _whole(path) as target:
+                if file["bytes"] > LARGEST:
+                    raise CallFailed(f"It has {file['bytes']} bytes, which is too much.")
+                if "url" in file:
+                    await bucket.save(file["url"], file["bytes"], target)
+                else:
+                    await asyncio.to_thread(_decode, file["data"], file["bytes"], target)
+        except CallFailed as error:
+            message = f"File {number} of the result cannot be had. {error}"
+            return failure(envelope["index"], "ResultUnavailable", message)
+        del file["url" if "url" in file else "data"]
+        file["path"] = str(path)
+    return envelope
+
+
+def name_of(index: int, number: int, content_type: str) -> str:
+    """Return the name of an item's file: the extension is its type's own, and nothing of it comes from outside."""
+    extension = TYPES.guess_extension(content_type.partition(";")[0].strip(), strict=False) or ".bin"
+    return f"{index}-{number}{extension}"
+
+
+def shortened(envelope: Envelope) -> Envelope:
+    """Return ``envelope`` with the beginning and the size of its files' data."""
+    shorter: Envelope = parse(encode(envelope))
+    for file in files_of(shorter.get("result")):
+        if len(file.get("data", "")) > SHOWN:
+            file["data"] = f"{file['data'][:SHOWN]}… ({file['bytes']} bytes)"
+    return shorter
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that will be at ``path`` when it is written, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _decode(data: str, size: int, target: BinaryIO) -> None:
+    try:
+        content = base64.b64decode(data, validate=True)
+    except ValueError:
+        raise CallFailed("Its data is not base64.") from None
+    if len(content) != size:
+        raise CallFailed(f"It has {len(content)} of {size} bytes.")
+    target.write(content)

@@ -1,0 +1,73 @@
+"""What comes before the SDK's import (1.12.0), which would do it slowly, or answer it with a traceback."""
+
+import io
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import Any
+
+LOG_LEVELS = ("NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "ERROR")
+INTEGERS = ("RUNPOD_PING_INTERVAL", "RUNPOD_REALTIME_PORT", "RUNPOD_REALTIME_CONCURRENCY")
+
+
+class Log(io.FileIO):
+    """A file that takes everything: what a full disk does not keep is dropped."""
+
+    def write(self, data: Any, /) -> int:
+        """Write ``data``, bytes; never raises."""
+        with suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
+def prepare() -> None:
+    """Make ready for the SDK's import. Ends the process with a sentence for a variable that the import would fail on."""
+    # ``utils/rp_debugger.py`` asks py-cpuinfo for the processor's name. That takes a second, most of a worker's start,
+    # and ``--rp_debugger`` alone would print it. Without an answer the SDK says that there is none.
+    with suppress(ImportError):  # an SDK that no longer asks no longer brings it
+        import cpuinfo
+
+        cpuinfo.get_cpu_info = dict
+    _check_environment()
+    _keep_writing()
+
+
+def _check_environment() -> None:
+    """Check what ``rp_logger.py`` and ``rp_ping.py`` read as they are imported, and ``start`` later: just as here."""
+    level = "RUNPOD_LOG_LEVEL" if "RUNPOD_LOG_LEVEL" in os.environ else "RUNPOD_DEBUG_LEVEL"
+    if os.environ.get(level, "DEBUG").upper() not in LOG_LEVELS:
+        sys.exit(f"Check the environment: {level} should be one of {', '.join(LOG_LEVELS)}.")
+    for name in INTEGERS:
+        try:
+            int(os.environ.get(name, "0"))
+        except ValueError:
+            sys.exit(f"Check the environment: {name} should be a whole number.")
+
+
+def _keep_writing() -> None:
+    """Have neither a terminal that cannot show a character nor a full disk fail a job, or end the worker.
+
+    ``rp_logger.py`` prints job inputs and results as they are, and in ``rp_scale.py``'s loops; a task prints, too.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:  # and not what a test runner has put in its place
+            log = io.BufferedWriter(Log(stream.fileno(), "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(log, stream.encoding, "backslashreplace", line_buffering=True))
+
+
+def end_on_interrupt() -> None:
+    """Have Ctrl-C end the process at once, until the SDK takes jobs and has its own way of stopping.
+
+    Not as an exception, which a traceback would follow, and which a task might take for its own.
+    """
+
+    def end(*_: object) -> None:
+        try:
+            os.write(2, b"Stopped.\n")
+        finally:
+            os._exit(1)
+
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as after nohup
+        signal.signal(signal.SIGINT, end)

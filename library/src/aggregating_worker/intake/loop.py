@@ -1,0 +1,240 @@
+"""The job loop: the SDK's own, made to take a job as soon as one could start, and to start it when it comes.
+
+The SDK's (1.12.0 and 2.0.0rc2, ``rp_scale.JobScaler``) sleeps for a second whenever its worker is full, counts a job
+that it has just taken twice, and waits for both of its polls when it is told to stop. So it does about one short job a
+second. ``Loop`` overrides where that happens; the protocol (asking for jobs, handling them, being told to stop one,
+progress, prestart) stays the SDK's.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
+
+from runpod.serverless import worker as sdk_worker
+from runpod.serverless.modules import rp_scale
+from runpod.serverless.modules.worker_state import Job
+
+from aggregating_worker import log
+from aggregating_worker.calls.attempt import LET_GO_AFTER
+from aggregating_worker.job import JobRunner
+
+METHODS = (
+    "set_scale",
+    "get_jobs",
+    "run_jobs",
+    "handle_job",
+    "monitor_stop_signals",
+    "current_occupancy",
+    "handle_shutdown",
+    "kill_worker",
+)
+ATTRIBUTES = ("jobs_queue", "jobs_fetcher", "jobs_tasks", "job_progress", "current_concurrency", "_shutdown_event")
+LAST_MOMENT = 0.05
+"""Seconds after the worker is told to stop in which a job that is already on its way may come."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+"""Seconds between two takes that fail: the second as long after the first, and then twice as long each time."""
+LULL = 0.1
+"""Seconds without the end of a job after which no more than one is asked for."""
+
+
+def install(worker: JobRunner) -> None:
+    """Have the SDK run its jobs in a ``Loop`` and send by ``Sender``; what it lacks a seam for, it does its own way."""
+    if worker.sender.install():
+        worker.sends = True
+        worker.pool.send_parts = worker.sender.send_parts
+    if missing := [name for name, found in _seams() if not found]:
+        log.warning(f"Jobs are taken at the SDK's own pace: its job loop has no {', '.join(missing)} any more.")
+    else:
+        rp_scale.JobScaler = partial(Loop, worker=worker)
+
+
+def _seams() -> list[tuple[str, bool]]:
+    """Return what ``Loop`` takes hold of, and whether this SDK has it."""
+    try:
+        scaler = rp_scale.JobScaler({})
+        names = set(rp_scale.JobScaler.get_jobs.__code__.co_names)
+        made_here = "JobScaler" in sdk_worker.run_worker.__code__.co_names
+    except (AttributeError, TypeError):
+        return [("JobScaler", False)]
+    called = [(f"{name} in get_jobs", name in names) for name in ("set_scale", "jobs_fetcher", "jobs_queue")]
+    return [("JobScaler", made_here), *called, *((name, hasattr(scaler, name)) for name in (*METHODS, *ATTRIBUTES))]
+
+
+class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
+    """The worker's job loop, under the SDK's ``config``."""
+
+    jobs_fetcher: Any
+
+    def __init__(self, config: dict[str, Any], worker: JobRunner) -> None:
+        super().__init__(config)
+        self.jobs_queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._fetch = self.jobs_fetcher
+        self.jobs_fetcher = self._take
+        self._worker = worker
+        self._pool = worker.pool
+        undelivered = worker.settings.lookahead  # the bound where the platform is slow to take results
+        self._most = worker.settings.job_concurrency or self._pool.concurrency * self._pool.most + undelivered
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._coming: set[str] = set()
+        self._room = asyncio.Event()
+        self._answering = False
+        self._pause = FIRST_PAUSE
+        self._left = 0
+        self._left_last = 0.0
+        self._pool.in_hand = lambda: len(self._jobs)
+        self._pool.on_room = self._room.set
+        self._pool.on_stuck = self._hand_back
+        worker.on_start = self._started
+
+    async def run(self) -> None:
+        """Run until the worker is told to stop and its jobs are done; then wait for no task that will not end."""
+        await super().run()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left:
+            _, stubborn = await asyncio.wait(left, timeout=LET_GO_AFTER)
+            for task in stubborn:  # the event loop would wait for it to close
+                asyncio._unregister_task(task)
+
+    async def set_scale(self) -> None:
+        """Wait until there is room for another job; the SDK awaits this before each take."""
+        while (wanted := self._wanted()) < 1:
+            self._room.clear()
+            await self._room.wait()
+        self.current_concurrency = self.current_occupancy() + wanted
+
+    def _wanted(self) -> int:
+        """Return how many jobs to ask for: none until those that came last have started, and their size is known.
+
+        More than one only in the place of as many that have just left or are leaving, which is how small jobs look: so
+        that a worker does not take a long job that an idle one could have.
+        """
+        if self._coming:
+            return 0
+        if time.monotonic() > self._left_last + LULL:
+            self._left = 0
+        leaving = len(self._jobs) - self._pool.making
+        return min(self._pool.room(), max(1, self._left + leaving), self._most - len(self._jobs))
+
+    async def _take(self, session: Any, count: int) -> list[dict[str, Any]]:
+        """Ask for up to ``count`` jobs. What fails is tried again after a while, the sooner the less often it has."""
+        try:
+            answer = await self._fetch(_Watched(session, self._answer), count) or []
+        except Exception:
+            await asyncio.sleep(self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            raise
+        self._pause = FIRST_PAUSE
+        jobs = [job for job in answer if _is_job(job)]
+        if len(jobs) < len(answer):
+            log.error("The platform has answered with something else than jobs.")
+        self._coming.update(job["id"] for job in jobs)
+        self._left = max(0, self._left - len(jobs))
+        return jobs
+
+    @asynccontextmanager
+    async def _answer(self, request: Any) -> AsyncIterator[Any]:
+        async with request as response:
+            self._answering = True
+            try:
+                yield response
+            finally:
+                self._answering = False
+
+    async def get_jobs(self, session: Any) -> None:
+        """Take jobs until the worker is told to stop, then at once drop the poll, unless its answer has begun."""
+        try:
+            async with self._until_stopped(super().get_jobs(session)) as taking:
+                await asyncio.wait({taking}, timeout=LAST_MOMENT)
+                if self._answering:
+                    await asyncio.wait({taking})
+        finally:
+            self.jobs_queue.put_nowait(None)
+
+    async def monitor_stop_signals(self, session: Any) -> None:
+        """Hear which jobs to stop until the worker is told to stop, then at once drop the poll."""
+        async with self._until_stopped(super().monitor_stop_signals(session)):
+            pass
+
+    @asynccontextmanager
+    async def _until_stopped(self, loop: Coroutine[Any, Any, None]) -> "AsyncIterator[asyncio.Task[None]]":
+        """Run ``loop`` until the worker is told to stop, and then the block; cancel it if it has not ended."""
+        task = asyncio.create_task(loop)
+        stopped = asyncio.create_task(self._shutdown_event.wait())
+        try:
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            yield task
+        finally:
+            stopped.cancel()
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def run_jobs(self, session: Any) -> None:
+        """Start each job when it comes; once no more will come, return when all are done."""
+        self._worker.sender.session = session
+        while job := await self.jobs_queue.get():
+            task = asyncio.create_task(self.handle_job(session, job))
+            self.jobs_tasks[job["id"]] = task
+            self._jobs.add(task)
+            task.add_done_callback(partial(self._done, job))
+        if self._jobs:
+            await asyncio.wait(self._jobs)
+
+    def _started(self, job_id: str) -> None:
+        self._coming.discard(job_id)
+        self._room.set()
+
+    def _done(self, job: dict[str, Any], task: "asyncio.Task[None]") -> None:
+        self._jobs.discard(task)
+        self._left += 1
+        self._left_last = time.monotonic()
+        if task.cancelled():  # perhaps before it began, and so before the SDK's own clean-up
+            self.job_progress.remove(job)
+            self.jobs_tasks.pop(job["id"], None)
+        else:
+            task.exception()  # which the SDK has logged
+        self._started(job["id"])
+        self._pool.start_calls()
+
+    def _hand_back(self, job_ids: list[str]) -> None:
+        """Let the platform give jobs to another worker, and end with status 1 when the others are delivered."""
+        for job_id in job_ids:
+            if task := self.jobs_tasks.get(job_id):
+                task.cancel()
+        self._worker.stuck = True
+        self.kill_worker()
+
+    def handle_shutdown(self, signum: int, frame: Any) -> None:
+        """Stop; SDK 1.x does not wake an event loop that waits for its polls."""
+        super().handle_shutdown(signum, frame)
+        with suppress(RuntimeError):  # the event loop does not run yet
+            asyncio.get_running_loop().call_soon_threadsafe(lambda: None)
+
+
+class _Watched:
+    """A session whose answers to ``get`` pass through ``watch``."""
+
+    def __init__(self, session: Any, watch: Any) -> None:
+        self._session = session
+        self._watch = watch
+
+    def get(self, *arguments: Any, **options: Any) -> Any:
+        return self._watch(self._session.get(*arguments, **options))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def _is_job(job: object) -> bool:
+    """Whether the SDK can keep it among its jobs in progress, and so will start it."""
+    if not (isinstance(job, dict) and isinstance(job.get("id"), str) and "input" in job):
+        return False
+    try:
+        return bool(Job(**job).id == job["id"])
+    except Exception:  # a key that is none of an attribute
+        return False

@@ -1,0 +1,189 @@
+"""One job: checked, streamed, accounted for."""
+
+import inspect
+import json
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from aggregating_worker import log
+from aggregating_worker.calls.function import kind, wants_context
+from aggregating_worker.calls.pool import Pool
+from aggregating_worker.calls.stream import Stream
+from aggregating_worker.delivery.chunk import Chunk
+from aggregating_worker.delivery.sender import Sender
+from aggregating_worker.outcome.bucket import Access, Bucket
+from aggregating_worker.outcome.overflow import Output
+from aggregating_worker.outcome.result import describe
+from aggregating_worker.refusal import Refused, faults
+from aggregating_worker.settings import Settings
+
+MAX_INDEX = 10**12
+NO_ITEMS = "No items provided"
+CREDENTIALS = ("s3Config",)
+"""Fields of a job that the task does not see."""
+Yielded = Chunk | dict[str, Any] | list[dict[str, Any]]
+"""A chunk as the worker's own sender takes it, or for the SDK's: an envelope, or with ``CHUNK_SIZE`` a list of them."""
+
+
+class JobRunner:
+    """The task under its settings.
+
+    ``task`` must have ``load``, ``Input`` with a field ``items``, and exactly one of ``process`` and ``process_batch``;
+    raises ``Refused`` if it has not.
+    """
+
+    def __init__(self, task: ModuleType, settings: Settings) -> None:
+        functions = [name for name in ("process", "process_batch") if callable(getattr(task, name, None))]
+        if len(functions) != 1:
+            raise Refused("task.py must define exactly one of process and process_batch.")
+        if not callable(getattr(task, "load", None)):
+            raise Refused("task.py must define load, a plain function; it may do nothing.")
+        if inspect.iscoroutinefunction(task.load):
+            raise Refused("task.load must not be async: it is called before there is an event loop.")
+        if not (isinstance(getattr(task, "Input", None), type) and issubclass(task.Input, BaseModel)):
+            raise Refused("task.py must define Input, a subclass of pydantic.BaseModel.")
+        if "items" not in task.Input.model_fields:
+            raise Refused("task.Input must have a field items: list[…].")
+        if functions == ["process_batch"] and kind(task.process_batch)[1]:
+            raise Refused("task.process_batch must return a list with a result per item: only process may yield.")
+        self._input: type[BaseModel] = task.Input
+        self._load: Callable[[], None] = task.load
+        self.settings = settings
+        access = settings.access()
+        self._own_bucket = Bucket(access) if access else None
+        self.sender = Sender(settings.deliver_for)
+        self.sends = False
+        """Whether what it yields goes to the worker's own sender."""
+        self.stuck = False
+        """Whether it must not go on."""
+        self.on_start: Callable[[str], None] = lambda _: None
+        """Called with the id of each job that has been checked: its items are about to start, or it is refused."""
+        [name] = functions
+        function = getattr(task, name)
+        with_context = wants_context(function, name)
+        self._stream = Stream(function, settings, batched=name == "process_batch", with_context=with_context)
+
+    @property
+    def pool(self) -> Pool:
+        """The calls of the task, for all jobs."""
+        return self._stream.pool
+
+    @property
+    def failed(self) -> bool:
+        """Whether the process is to end with status 1: something was lost, or handed back."""
+        return self.stuck or self.sender.lost
+
+    def load(self) -> None:
+        """Run the task's ``load``; raise ``Refused`` if it fails.
+
+        In every mode outside the SDK's event loop, not as a fitness check: there ``asyncio.run`` would fail.
+        """
+        try:
+            self._load()
+        except BaseException as error:
+            raised = describe(error)
+            log.error("load() failed", trace=raised.trace)
+            raise Refused(f"load() in task.py failed: {raised.kind}: {raised.message}") from None
+
+    async def run(self, job: dict[str, Any]) -> AsyncGenerator[Yielded, None]:
+        """Yield the job's chunks; a job that cannot start yields ``{"error": sentence}``, on which the SDK fails it."""
+        began = time.monotonic()
+        chunked = self.settings.chunk_size > 1
+        try:
+            checked, first = self._check(job)
+            items = tuple(checked.items)  # type: ignore[attr-defined]  # ours: what the task has, it may change
+            limit, bucket = self.settings.max_output_bytes, self._bucket(job)
+            output = Output(
+                job["id"],
+                len(items),
+                limit,
+                first_index=first,
+                chunked=chunked,
+                bucket=bucket,
+                inline_file_bytes=self.settings.inline_file_bytes,
+            )
+        except Refused as refusal:
+            log.info(f"Refused: {refusal}", job["id"])
+            self.on_start(job["id"])
+            yield {"error": _cut(str(refusal), self.settings.max_output_bytes)}
+            return
+        streamed = failed = stored = 0
+        self.on_start(job["id"])
+        try:
+            sent = MappingProxyType({name: value for name, value in job.items() if name not in CREDENTIALS})
+            chunks = self._stream.run(items, checked, job["id"], output, first_index=first, sent=sent)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    posted = Chunk(chunk, output, chunked)
+                    yield posted if self.sends else posted.plain
+                    streamed += len(chunk)
+                    failed += sum(not envelope.success for envelope in chunk)
+                    stored += sum(envelope.stored for envelope in chunk)
+        finally:
+            seconds = time.monotonic() - began
+            cut = "" if streamed == len(items) else f" of {len(items)}, then stopped"
+            counts = f"{streamed} items{cut}, {failed} failed, {stored} stored"
+            log.info(f"{counts}, {seconds:.3f} s, {output.size} bytes", job["id"])
+
+    def _bucket(self, job: dict[str, Any]) -> Bucket | None:
+        """Return the job's own bucket, where that is allowed, or the worker's."""
+        if not (self.settings.allow_job_bucket and job.get("s3Config")):
+            return self._own_bucket
+        try:
+            return Bucket(Access.model_validate(job["s3Config"]))
+        except ValidationError as error:
+            raise Refused(f"The job's s3Config cannot be used: {faults(error)}.") from None
+
+    def _check(self, job: dict[str, Any]) -> tuple[BaseModel, int]:
+        """Return the job's input, and the index of its first item; raise ``Refused`` if it cannot be used.
+
+        ``first_index``, which numbers a slice of a longer list, is a field of every job, in ``task.Input`` or not.
+        """
+        given = job.get("input")
+        if not isinstance(given, dict):
+            raise Refused('The job\'s input must be an object: {"items": […]}.')
+        first = given.get("first_index", 0)
+        if type(first) is not int or not 0 <= first <= MAX_INDEX:
+            raise Refused(f"The job's first_index must be a whole number from 0 to {MAX_INDEX}.")
+        if "first_index" not in self._input.model_fields:
+            given = {name: value for name, value in given.items() if name != "first_index"}
+        self._check_count(given.get("items"))  # before the work of checking each
+        try:
+            checked = self._input.model_validate(given)
+        except ValidationError as error:
+            if any(self._is_without_items(fault) for fault in error.errors()):
+                raise Refused(NO_ITEMS) from None
+            raise Refused(f"The job's input cannot be used: {faults(error)}.") from None
+        except BaseException as error:  # a validator of the task's own; it must not end the worker
+            log.error("task.Input could not check the job", job["id"], describe(error).trace)
+            raise Refused("The job's input cannot be used: task.Input failed on it.") from None
+        items = checked.items  # type: ignore[attr-defined]
+        if not isinstance(items, list):
+            raise Refused("task.Input.items must be a list.")
+        if not items:
+            raise Refused(NO_ITEMS)
+        self._check_count(items)
+        return checked, first
+
+    def _check_count(self, items: object) -> None:
+        if isinstance(items, list) and len(items) > self.settings.max_items:
+            raise Refused(f"{len(items)} items are too many for one job: send at most {self.settings.max_items}.")
+
+    def _is_without_items(self, fault: ErrorDetails) -> bool:
+        """Whether the items are what is missing, under the name that ``task.Input`` has for them."""
+        field = self._input.model_fields["items"]
+        ours = fault["loc"][:1] in (("items",), (field.alias,), (field.validation_alias,))
+        return ours and (fault["type"] == "missing" or (len(fault["loc"]) == 1 and fault["input"] is None))
+
+
+def _cut(sentence: str, most: int) -> str:
+    """Return as much of ``sentence`` as a body of ``most`` bytes can hold."""
+    while len(json.dumps({"error": sentence})) > most:
+        sentence = sentence[: len(sentence) // 2]
+    return sentence

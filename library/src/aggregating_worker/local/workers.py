@@ -1,0 +1,260 @@
+"""The workers: started in their production mode, watched, replaced when they die, ask for it, or do not stop a job."""
+
+import asyncio
+import ctypes
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from aggregating_worker.local.launch import Command, Image
+from aggregating_worker.local.queue import Queue
+
+_libc = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
+GRACE = 20.0
+"""Seconds that a worker has for its jobs after SIGTERM."""
+PING = 4.0
+"""Seconds between two pings, in which a worker names the jobs that it has in hand."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker and the process that is it, or that stands for its container. It is ready from its first poll on."""
+
+    id: str
+    secret: str
+    folder: Path
+    process: asyncio.subprocess.Process
+    pool: "Workers"
+    exited: Future[int] = field(default_factory=Future)
+    """Its exit status, for whoever waits in another thread."""
+    ready: bool = False
+    stopping: bool = False
+    outdated: bool = False
+    """Whether the files have changed since it was started."""
+
+    @property
+    def queue(self) -> Queue:
+        """Where its jobs come from."""
+        return self.pool.queue
+
+    def is_known_by(self, given: str) -> bool:
+        """Whether ``given`` is its secret."""
+        return secrets.compare_digest(given.removeprefix("Bearer ").encode(), self.secret.encode())
+
+    def seen(self) -> None:
+        """Note a poll."""
+        self.ready = True
+        self.pool.launch_works |= not self.outdated
+
+    def end(self) -> None:
+        """Ask it to finish what it has and exit."""
+        self.queue.retire(self.id)
+        with suppress(ProcessLookupError):
+            self.process.terminate()
+
+    def refresh(self) -> None:
+        """Have another take its place, once it has finished what it has or ``GRACE`` is over."""
+        self.end()
+        asyncio.get_running_loop().call_later(GRACE, self.pool.replace, self.id)
+
+    def kill(self) -> None:
+        """End it now, and whatever it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class Workers:
+    """Keeps ``count`` workers polling ``queue``, replacing those that die once one has become ready."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        launch: Command | Image,
+        count: int,
+        cwd: Path,
+        env: Mapping[str, str],
+        log: IO[bytes] | None,
+        name: str = "worker",
+    ) -> None:
+        self.queue = queue
+        self.unhealthy = 0
+        self.launch_works = False
+        self._known: dict[str, Worker] = {}
+        self._launch = launch
+        self._count = count
+        self._cwd = cwd
+        self._env = env
+        self._log = log
+        self._kind = name
+        self.port = 0
+        self._started = 0
+        self._in_start = 0
+        self._starting: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._watchers: set[asyncio.Task[None]] = set()
+        queue.stops.on_ignored = self.replace
+
+    @property
+    def running(self) -> list[Worker]:
+        """The workers that have been started and have not ended."""
+        return [*self._known.values()]
+
+    @property
+    def alive(self) -> bool:
+        """Whether any worker runs or is being replaced."""
+        return bool(self._watchers)
+
+    def find(self, worker_id: str) -> Worker | None:
+        """Return a running worker by its id."""
+        return self._known.get(worker_id)
+
+    async def start(self, port: int) -> None:
+        """Start all workers, for the endpoint at ``port``. Raises ``OSError`` if their command cannot be run."""
+        self.port = port
+        for _ in range(self._count):
+            await self._start_one()
+
+    def start_once(self) -> None:
+        """Start all workers in the background, unless they have been started."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self.start(self.port))
+
+    async def _start_one(self) -> None:
+        self._started += 1
+        worker_id = f"{self._kind}-{self._started}"
+        secret = secrets.token_urlsafe()
+        url = f"http://{self._launch.host}:{self.port}/v2/local"
+        env = {**self._env, **protocol(url, worker_id, secret)}
+        folder = self._launch.folder(self._cwd)
+        self._in_start += 1
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._launch.line(self._name(worker_id), env),
+                cwd=folder,
+                env={**os.environ, **env},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,  # so that what the worker starts, the SDK's ping process first, ends with it
+                preexec_fn=_end_with_the_endpoint if sys.platform == "linux" else None,
+            )
+        except OSError:
+            await self._launch.clear(self._name(worker_id), folder)
+            raise
+        finally:
+            self._in_start -= 1
+        worker = self._known[worker_id] = Worker(worker_id, secret, folder, process, self)
+        if self._stopped:  # while the process was being started
+            worker.kill()
+        self._watchers.add(watcher := asyncio.create_task(self._watch(worker)))
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def _watch(self, worker: Worker) -> None:
+        status = await worker.process.wait()
+        worker.kill()
+        await self._launch.clear(self._name(worker.id), worker.folder)
+        del self._known[worker.id]
+        self.queue.lose(worker.id)
+        worker.exited.set_result(status)
+        if (self.launch_works or worker.outdated) and not (worker.stopping or self._stopped):
+            await self._start_one()
+        elif not worker.ready:
+            self.unhealthy += 1
+
+    def reload(self) -> None:
+        """Have workers of the files as they are now take over: from each once it has finished the jobs in its hands.
+
+        What cannot start with them is not tried again until they change.
+        """
+        if not self._started or self._stopped:
+            return
+        self.launch_works = False
+        for worker in self.running:
+            if not worker.outdated:
+                worker.outdated = True
+                worker.end()
+        for _ in range(len(self.running) + self._in_start, self._count):
+            self._watchers.add(starting := asyncio.create_task(self._start_one()))
+            starting.add_done_callback(self._watchers.discard)
+
+    def _name(self, worker_id: str) -> str:
+        return f"local-{os.getpid()}-{self.port}-{worker_id}"
+
+    def replace(self, worker_id: str) -> None:
+        """End a worker now, if it is still there; another takes its place."""
+        if worker := self.find(worker_id):
+            worker.kill()
+
+    def terminate(self, worker: Worker) -> None:
+        """Ask a worker to finish its jobs and exit; it is not replaced."""
+        worker.stopping = True
+        worker.end()
+
+    async def stop(self) -> None:
+        """End all workers: at once those with no job in hand, the others once it is delivered, or after ``GRACE``."""
+        self._stopped = True
+        for worker in self.running:
+            self.terminate(worker)
+            if not self.queue.held_by(worker.id):
+                worker.kill()
+        if self._watchers:
+            await asyncio.wait(self._watchers, timeout=GRACE)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End all workers now."""
+        self._stopped = True
+        for worker in self.running:
+            worker.kill()
+        if self._watchers:
+            await asyncio.wait(self._watchers)
+
+    def states(self) -> dict[str, int]:
+        """Count the workers by the platform's names for their states."""
+        ready = [worker for worker in self.running if worker.ready]
+        busy = sum(bool(self.queue.held_by(worker.id)) for worker in ready)
+        return {
+            "idle": len(ready) - busy,
+            "initializing": len(self.running) - len(ready),
+            "ready": len(ready),
+            "running": busy,
+            "throttled": 0,
+            "unhealthy": self.unhealthy,
+        }
+
+
+def protocol(url: str, worker_id: str, secret: str) -> dict[str, str]:
+    """Return the variables with which the platform starts a worker; the SDK fills in the ``$`` names.
+
+    The SDK shows ``RUNPOD_AI_API_KEY`` with each request, unless ``runpod config`` has left another key here (1.12.0,
+    ``http_client.py``): then the secret stands in the addresses.
+    """
+    query = f"gpu=none&secret={secret}" if Path("~/.runpod/config.toml").expanduser().exists() else "gpu=none"
+    return {
+        "RUNPOD_ENDPOINT_ID": "local",
+        "RUNPOD_POD_ID": worker_id,
+        "RUNPOD_AI_API_KEY": secret,
+        "RUNPOD_WEBHOOK_GET_JOB": f"{url}/job-take/$ID?{query}",
+        "RUNPOD_WEBHOOK_POST_OUTPUT": f"{url}/job-done/$RUNPOD_POD_ID/$ID?{query}",
+        "RUNPOD_WEBHOOK_POST_STREAM": f"{url}/job-stream/$RUNPOD_POD_ID/$ID?{query}",
+        "RUNPOD_WEBHOOK_PING": f"{url}/ping/$RUNPOD_POD_ID",
+        "RUNPOD_PING_INTERVAL": f"{PING * 1000:.0f}",
+        "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+        "RUNPOD_SKIP_GPU_CHECK": "true",
+        "RUNPOD_LOG_LEVEL": os.environ.get("RUNPOD_LOG_LEVEL", "INFO"),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _end_with_the_endpoint() -> None:
+    """Have SIGTERM sent to this process when its parent dies: the SDK asks a dead endpoint again without a pause."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

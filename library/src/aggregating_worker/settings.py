@@ -1,0 +1,99 @@
+"""Every environment variable the worker reads, typed, in one place."""
+
+import os
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from aggregating_worker import log
+from aggregating_worker.outcome.bucket import Access
+from aggregating_worker.refusal import Refused, faults
+
+BUCKET = {
+    "bucket_endpoint_url": "endpointUrl",
+    "bucket_access_key_id": "accessId",
+    "bucket_secret_access_key": "accessSecret",
+    "bucket_name": "bucketName",
+}
+"""The settings of the bucket, and what a job's ``s3Config`` calls them."""
+ALIKE = 0.9
+"""How alike a name is to a setting's that was meant to be it: a letter or two are wrong. ``WEB_CONCURRENCY`` is not."""
+
+
+class Settings(BaseSettings):
+    """The worker's settings; each field is the environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True)
+
+    item_concurrency: PositiveInt | None = None
+    """Calls of the task at once, over all jobs; unset: 4 for a plain function, 32 for an async one, 1 for batches."""
+    job_concurrency: PositiveInt | None = None
+    """Jobs in hand at once, at most; unset: as many as there is room for."""
+    lookahead: PositiveInt = 64
+    """Results started but not yet streamed, per job: the bound on the memory that a job takes."""
+    batch_size: PositiveInt = 32
+    """Items per call of ``process_batch``, over all jobs with the same options."""
+    batch_wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """Seconds that a call which is not full waits for more items; 0: it takes what is there."""
+    chunk_size: PositiveInt = 1
+    """1: a chunk is one envelope. More: a chunk is a list of the envelopes that are ready, up to this many and 1 MB."""
+    item_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """Seconds per item; 0: none."""
+    max_items: PositiveInt = 10_000
+    """Items per job."""
+    max_output_bytes: Annotated[int, Field(ge=1_000)] = 10_000_000
+    """Bytes of the final body at most, as the SDK encodes it."""
+    inline_file_bytes: Annotated[int, Field(ge=0)] = 100_000
+    """A larger file in a result goes to the bucket, if there is one."""
+    deliver_for: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300
+    """Seconds for which a result that the platform does not take is sent again."""
+    bucket_endpoint_url: str | None = None
+    """An S3-compatible store for results that do not fit; with it come the next three."""
+    bucket_access_key_id: SecretStr | None = None
+    bucket_secret_access_key: SecretStr | None = None
+    bucket_name: str | None = None
+    allow_job_bucket: bool = False
+    """Whether a job's own ``s3Config`` is used: it lets whoever sends the job choose where the worker connects."""
+
+    def access(self) -> Access | None:
+        """Return where results are stored, or None. Raises ``ValidationError`` if only some of it is set."""
+        given = {field: value for name, field in BUCKET.items() if (value := getattr(self, name)) is not None}
+        return Access.model_validate(given) if given else None
+
+
+def read_settings(task: ModuleType | None = None) -> Settings:
+    """Read the settings from the environment, and their defaults from constants of their names in ``task``.
+
+    Logs what is surely not meant. Raises ``Refused``, naming the variables, if a value is not usable.
+    """
+    unset = [name for name in Settings.model_fields if not os.environ.get(name.upper())]
+    constants = {name: getattr(task, name.upper()) for name in unset if hasattr(task, name.upper())}
+    try:
+        settings = Settings(**constants)
+    except ValidationError as error:
+        where = "task.py" if all(fault["loc"][0] in constants for fault in error.errors()) else "the environment"
+        raise Refused(f"Check {where}: {faults(error, name=str.upper)}.") from None
+    try:
+        settings.access()
+    except ValidationError as error:
+        names = {field: name.upper() for name, field in BUCKET.items()}
+        raise Refused(f"Check the environment: {faults(error, name=names.__getitem__)}.") from None
+    for sentence in doubts(settings, os.environ, filter(str.isupper, vars(task) if task else ())):
+        log.warning(sentence)
+    return settings
+
+
+def doubts(settings: Settings, environment: Iterable[str], constants: Iterable[str] = ()) -> Iterator[str]:
+    """Say what does nothing, or less than it says: a name that is nearly a setting's, a batch that never fills."""
+    known = [name.upper() for name in Settings.model_fields]
+    for where, names in (("the environment", environment), ("task.py", constants)):
+        for name in names:
+            if name.upper() not in known and (meant := get_close_matches(name.upper(), known, n=1, cutoff=ALIKE)):
+                yield f"Check {where}: there is no setting {name}; did you mean {meant[0]}?"
+    size, most = settings.batch_size, settings.lookahead
+    if "batch_size" in settings.model_fields_set and size > most:
+        yield f"BATCH_SIZE={size} is over LOOKAHEAD={most}: one job fills a call with {most} items at most."

@@ -1,0 +1,150 @@
+"""The worker as ``handler.py`` sees it: light to import, since nothing of the SDK or the task is needed before they are.
+
+It is what stands around ``runpod.serverless.start``: statuses, sentences, Ctrl-C, and the job loop.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from aggregating_worker.intake import before_sdk
+
+if TYPE_CHECKING:
+    from aggregating_worker.intake.mode import Mode
+    from aggregating_worker.job import JobRunner
+
+EVERY = 5.0
+"""Seconds after which a local test says that it goes on: an item may never return."""
+
+
+class Worker:
+    """The worker of the task in the module ``task``, which is imported and loaded when it is first needed."""
+
+    def __init__(self, task: str = "task") -> None:
+        self._task = task
+        self._mode: Mode | None = None
+        self._failure = ""
+        """What went wrong in a local test, in a sentence."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether the SDK iterates over a generator that it is given; where it does not, it calls a handler once."""
+        return self._mode is None or self._mode.iterates
+
+    def job_concurrency(self, current: int) -> int:
+        """Return how many jobs the SDK's own loop may have in hand, where it is not replaced; its ``current`` number
+        does not matter.
+        """
+        del current
+        return self._jobs.settings.job_concurrency or 1
+
+    def run(self, job: dict[str, Any]) -> AsyncGenerator[Any, None]:
+        """Return what yields the chunks of ``job`` as they are ready, or ``{"error": sentence}`` if it cannot start."""
+        return self._jobs.run(job)
+
+    async def collect(self, results: AsyncIterator[Any]) -> Any:
+        """Return ``results`` as the list that production would collect, or the ``{"error": …}`` that is all of them."""
+        from aggregating_worker.intake.mode import Mode
+
+        local_test = self._mode is Mode.LOCAL_TEST
+        if local_test:
+            before_sdk.end_on_interrupt()  # again: ``start`` has the SDK end with status 0
+        telling = [asyncio.create_task(_tell())] if local_test else []
+        chunks = [result async for result in results]
+        for task in telling:
+            task.cancel()
+        if len(chunks) == 1 and isinstance(chunks[0], dict) and "error" in chunks[0]:
+            return chunks[0]
+        self._failure = _failed(chunks)
+        return chunks
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Make ready for ``runpod.serverless.start``, which is called within; end with the right status after it.
+
+        What cannot be used (a setting, an argument, the task) is a sentence and status 1. In production, such a worker
+        ends by way of a fitness check, which tells the platform why, instead of taking jobs to fail.
+        """
+        before_sdk.end_on_interrupt()
+        before_sdk.prepare()
+        from aggregating_worker.intake.mode import Mode, find_mode
+        from aggregating_worker.refusal import Refused
+
+        try:
+            self._mode = find_mode()
+            jobs = self._jobs
+        except Refused as refusal:
+            print(refusal, file=sys.stderr)
+            if self._mode is Mode.PRODUCTION:
+                self._die(refusal)
+            sys.exit(1)
+        if self._mode is Mode.PRODUCTION:
+            from aggregating_worker.intake import loop
+
+            loop.install(jobs)
+        if self._mode is Mode.API:
+            from aggregating_worker.intake import api  # and FastAPI with it, which no other mode needs
+
+            api.install()
+        try:
+            yield
+        except SystemExit as end:
+            # The SDK's local test ends with status 0 however its items fared (1.12.0, ``rp_local``).
+            if self._mode is Mode.LOCAL_TEST and not end.code and self._failure:
+                sys.exit(self._failure)
+            raise
+        if jobs.failed:
+            sys.exit(1)
+
+    @cached_property
+    def _jobs(self) -> "JobRunner":
+        """What runs jobs: the task, loaded, under its settings. Raises ``Refused`` if it cannot be used."""
+        from importlib import import_module
+
+        from aggregating_worker import log
+        from aggregating_worker.job import JobRunner
+        from aggregating_worker.outcome.result import describe
+        from aggregating_worker.refusal import Refused
+        from aggregating_worker.settings import read_settings
+
+        log.TaskLog().install()
+        try:
+            task = import_module(self._task)
+        except Exception as error:
+            raised = describe(error)
+            log.error(f"{self._task}.py cannot be imported", trace=raised.trace)
+            raise Refused(f"{self._task}.py cannot be imported: {raised.kind}: {raised.message}") from None
+        jobs = JobRunner(task, read_settings(task))
+        jobs.load()
+        return jobs
+
+    def _die(self, refusal: Exception) -> None:
+        import runpod
+
+        def ready() -> None:
+            raise refusal
+
+        runpod.serverless.register_fitness_check(ready)
+        runpod.serverless.start({"handler": self.run})
+
+
+async def _tell() -> None:
+    from aggregating_worker import log
+
+    for seconds in count(EVERY, EVERY):
+        await asyncio.sleep(EVERY)
+        log.info(f"Not done after {seconds:g} s (ITEM_TIMEOUT bounds an item).")
+
+
+def _failed(chunks: list[Any]) -> str:
+    """Say how many items failed, and why the first; an empty text if none did."""
+    envelopes = [one for chunk in chunks for one in (chunk if isinstance(chunk, list) else [chunk])]
+    failed = [envelope for envelope in envelopes if isinstance(envelope, dict) and not envelope["success"]]
+    if not failed:
+        return ""
+    index, why = failed[0]["index"], failed[0]["failure"]
+    return f"{len(failed)} of {len(envelopes)} items failed. Item {index}: {why['type']}: {why['message']}"

@@ -1,0 +1,542 @@
+"""The client gives back what the worker made, each envelope once and in order, or a sentence that says why not."""
+
+import asyncio
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aggregating_worker.client import CallFailed, Client, Envelope, JobFailed, http
+from aggregating_worker.client.job import Job
+from aggregating_worker.local import LocalEndpoint
+
+from tests.calling import (
+    KEY,
+    Answer,
+    Request,
+    call,
+    client,
+    command,
+    environment,
+    job_of,
+    lines,
+    proxy,
+    serve_http,
+)
+from tests.conftest import LIBRARY, Caller, Serve
+
+STORING = """
+import aggregating_worker.intake.before_sdk, os, runpod
+def handler(job):
+    for index, name in enumerate(job["input"]["items"]):
+        yield {"index": index, "success": True, "result_url": os.environ["BUCKET"] + "/" + name, "bytes": 1_000_002}
+runpod.serverless.start({"handler": handler, "return_aggregate_stream": True})
+"""
+"""A worker whose results are all in a bucket."""
+
+
+@pytest.fixture(scope="module")
+def echo(serve: Serve) -> Caller:
+    return serve("hostile")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A store of JSON strings of 1 MB, which is busy once for each, lacks ``gone``, and must not be sent a key."""
+    asked: Counter[str] = Counter()
+
+    def answer(request: Request) -> Answer:
+        asked[request.path] += 1
+        if "authorization" in request.headers:
+            return Answer(400)
+        if request.path == "/gone":
+            return Answer(403)
+        if request.path == "/moved":
+            return Answer(307, headers={"Location": "/here"})
+        return Answer(200 if asked[request.path] > 1 else 503, b'"%s"' % (request.path[-1:].encode() * 1_000_000))
+
+    with serve_http(answer) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def storing(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with (
+        (tmp_path_factory.mktemp("storing") / "worker.log").open("wb") as log,
+        LocalEndpoint([sys.executable, "-u", "-c", STORING], env={"BUCKET": bucket}, log=log) as endpoint,
+    ):
+        yield endpoint.base_url
+
+
+def envelopes_of(items: list[Any]) -> list[Any]:
+    return [{"index": index, "success": True, "result": item} for index, item in enumerate(items)]
+
+
+async def collect(caller: Client, job: Job) -> list[Envelope]:
+    return [envelope async for envelope in caller.stream(job)]
+
+
+@pytest.mark.parametrize("operation", ["run", "runsync", "stream"])
+def test_each_operation_prints_an_envelope_a_line(echo: Caller, operation: str, tmp_path: Path) -> None:
+    items = ["é😀\u2028", {"a": [1, None]}, 3]
+    file = tmp_path / "job.json"
+    file.write_bytes(job_of(*items))
+    finished = client(echo.endpoint.base_url, operation, str(file))
+    assert (finished.returncode, lines(finished.stdout), finished.stderr) == (0, envelopes_of(items), b"")
+
+
+def test_a_job_can_come_from_standard_input_and_a_failed_item_makes_the_status_1(echo: Caller) -> None:
+    finished = client(echo.endpoint.base_url, "run", "-", given=job_of(1, "raise"))
+    assert finished.returncode == 1
+    assert [envelope["success"] for envelope in lines(finished.stdout)] == [True, False]
+
+
+@pytest.mark.parametrize("operation", ["run", "runsync", "stream"])
+def test_a_job_that_fails_is_the_platforms_message_and_the_status_2(echo: Caller, operation: str) -> None:
+    finished = client(echo.endpoint.base_url, operation, "-", given=job_of())
+    assert (finished.returncode, finished.stdout) == (2, b"")
+    assert finished.stderr.endswith(b" FAILED: No items provided.\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (b"{", b"The job in - is not JSON: "),
+        (b"[1]", b"The job in - should be an object with an input"),
+        (b'{"input": 1e999}', b"The job in - is not JSON: 1e999 is out of range.\n"),
+        (
+            b'{"input": {"items": [1]}, "policy": 3}',
+            b"127.0.0.1 answered 400: bad request: body: policy must be an obj",
+        ),
+    ],
+)
+def test_a_job_that_is_none_is_refused_in_a_sentence(echo: Caller, given: bytes, sentence: bytes) -> None:
+    finished = client(echo.endpoint.base_url, "run", "-", given=given)
+    assert (finished.returncode, finished.stdout) == (2, b"")
+    assert finished.stderr.startswith(sentence)
+    assert finished.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
+            "RUNPOD_API_KEY",
+            "",
+            r"^RUNPOD_API_KEY is not set: get a key at https://console\.runpod\.io/user/settings\.$",
+        ),
+        ("RUNPOD_API_KEY", "sec\nret", r"^RUNPOD_API_KEY is not a key, .*settings\.$"),
+        ("RUNPOD_API_KEY", "sécret", r"^RUNPOD_API_KEY is not a key, .*settings\.$"),
+        ("RUNPOD_ENDPOINT_ID", " ", "^RUNPOD_ENDPOINT_ID is not set: .*Runpod console\\.$"),
+        ("RUNPOD_ENDPOINT_BASE_URL", "127.0.0.1:8000/v2", "^RUNPOD_ENDPOINT_BASE_URL should be a web address"),
+        ("RUNPOD_ENDPOINT_BASE_URL", "ftp://127.0.0.1", "^RUNPOD_ENDPOINT_BASE_URL should be a web address"),
+    ],
+)
+def test_what_is_missing_in_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
+) -> None:
+    for variable, usable in environment("http://127.0.0.1:1/v2").items():
+        monkeypatch.setenv(variable, usable)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(CallFailed, match=sentence):
+        Client()
+
+
+def test_a_stream_whose_connection_is_cut_gives_each_envelope_once_and_in_order(
+    echo: Caller, fifos: list[Path]
+) -> None:
+    """The platform hands out each chunk once: what was in the answer that broke is in the aggregate only."""
+    cut: list[str] = []
+
+    def meddle(request: Request, forward: Callable[[], Answer]) -> Answer:
+        answer = forward()
+        if "/stream/" in request.path and b'"output"' in answer.body and len(cut) < 3:
+            cut.append(request.path)
+            answer.sent = len(answer.body) // 2
+            if len(cut) < 3:
+                fifos[len(cut)].write_text("on")  # what follows it is in a later answer
+        return answer
+
+    numbers = list(range(300))
+    items = [*numbers, {"read": str(fifos[1])}, *numbers, {"read": str(fifos[2])}, *numbers]
+    made = envelopes_of([*numbers, "on", *numbers, "on", *numbers])
+    with proxy(echo.endpoint.base_url, meddle) as base_url:
+        assert call(base_url, lambda caller: collect(caller, {"input": {"items": items}})) == made
+    assert len(cut) == 3
+
+
+def test_a_result_too_large_to_be_streamed_comes_from_the_aggregate(echo: Caller) -> None:
+    job = {"input": {"items": [0, {"bytes": 1_500_000}, 2]}}
+    given = call(echo.endpoint.base_url, lambda caller: collect(caller, job))
+    assert given == envelopes_of([0, "x" * 1_500_000, 2])
+
+
+def test_a_result_that_the_bucket_does_not_give_is_its_items_failure(storing: str) -> None:
+    finished = client(storing, "run", "-", given=job_of("moved", "gone"))
+    assert finished.returncode == 1
+    moved, gone = lines(finished.stdout)
+    assert moved == {"index": 0, "success": True, "result": "e" * 1_000_000}
+    assert gone["failure"]["type"] == "ResultUnavailable"
+    assert "403" in gone["failure"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:///etc/passwd", "missing an 'http://' or 'https://' protocol"),
+        ("data:application/json,1", "missing an 'http://' or 'https://' protocol"),
+        ("//127.0.0.1/result", "missing an 'http://' or 'https://' protocol"),
+        ("http://127.0.0.1:99999999/", "its address is none"),
+        ("http://xn--/", "its address is none"),
+        ("http://[::1", "Invalid port"),
+    ],
+)
+def test_a_result_is_fetched_from_the_web_only_and_else_it_is_a_sentence(url: str, reason: str) -> None:
+    stored = {"index": 0, "success": True, "result_url": url, "bytes": 1}
+    body = json.dumps({"id": "a", "status": "COMPLETED", "output": [stored]}).encode()
+    with serve_http(lambda _: Answer(200, body)) as address:
+        [envelope] = call(address, lambda caller: caller.runsync({"input": {"items": [1]}}))
+    assert envelope["failure"]["type"] == "ResultUnavailable"
+    assert envelope["failure"]["message"].startswith("The result is in a bucket, which did not give it. ")
+    assert reason in envelope["failure"]["message"]
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(http, "MAX_ANSWER", 1_000_000)
+    endless = Answer(status, b"1" * 1_000, drip=0.0)
+    with serve_http(lambda _: endless) as address, pytest.raises(CallFailed, match=r"than 1000000 bytes|answered 404"):
+        call(address, lambda caller: caller.submit({"input": {}}))
+
+
+@pytest.mark.parametrize(("location", "reason"), [("/", "answered 302"), ("ftp://127.0.0.1/x", "protocol")])
+def test_a_redirection_leads_to_another_web_address_or_nowhere(location: str, reason: str) -> None:
+    """Its own body, which has no end here, is not read."""
+    endless = Answer(302, b"1" * 1_000, {"Location": location}, drip=0.0)
+    with serve_http(lambda _: endless) as address, pytest.raises(CallFailed, match=reason):
+        asyncio.run(fetch(address))
+
+
+async def fetch(url: str) -> Any:
+    bucket = http.Http(httpx.AsyncClient(), redirects=2)
+    try:
+        return await bucket.json("GET", url)
+    finally:
+        await bucket.close()
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(http, "GRACE", 0.2)
+    monkeypatch.setattr(http, "ATTEMPTS", 2)
+    dripping = Answer(status, b"1", drip=0.01)
+    with serve_http(lambda _: dripping) as address, pytest.raises(CallFailed, match="it takes too long"):
+        call(address, lambda caller: caller.submit({"input": {}}))
+
+
+def test_a_compressed_answer_is_read_unless_nobody_asked_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
+    body = b'{"id": "a", "status": "IN_QUEUE"}'
+    kinds = {"gzip": gzip.compress(body), "deflate": zlib.compress(body)}
+    with serve_http(
+        lambda asked: Answer(200, kinds[asked.path.split("/")[1]], {"Content-Encoding": asked.path.split("/")[1]})
+    ) as address:
+        assert call(f"{address}/gzip", lambda caller: caller.submit({"input": {}})) == "a"
+        with pytest.raises(CallFailed, match="compressed in a way that was not asked for"):
+            call(f"{address}/deflate", lambda caller: caller.submit({"input": {}}))
+
+
+def test_the_key_does_not_follow_a_redirect_to_another_host() -> None:
+    received: list[Request] = []
+
+    def elsewhere(request: Request) -> Answer:
+        received.append(request)
+        return Answer(200, b"{}")
+
+    with (
+        serve_http(elsewhere) as other,
+        serve_http(lambda _: Answer(302, headers={"Location": other})) as address,
+        pytest.raises(CallFailed, match="answered 302"),
+    ):
+        call(address, lambda caller: caller.run({"input": {}}))
+    assert received == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (Answer(200, b"<html>"), "not JSON: "),
+        (Answer(200, b'{"id": "a", "status": "IN_QUEUE"}', sent=9), "gave no answer that can be used"),
+        (Answer(200, b"[" * 100_000), "nested too deeply"),
+        (Answer(200, b'{"id": "a", "status": NaN}'), "NaN is not JSON"),
+        (Answer(200, b"[1]"), "did not answer with a JSON object"),
+        (Answer(200, b"{}"), "not a job's state"),
+        (Answer(200, b'{"id": 3, "status": "IN_QUEUE"}'), "not a job's state"),
+        (Answer(200, b'{"id": "a", "status": "DREAMING"}'), "not a job's state"),
+        (Answer(200, b'{"id": "a", "status": "COMPLETED", "output": "text"}'), "Is another worker behind"),
+        (Answer(200, b'{"id": "a", "status": "COMPLETED", "output": [{"index": true}]}'), "Is another worker behind"),
+        (Answer(200, b'{"id": "a", "status": "COMPLETED"}'), "Is another worker behind"),
+        (
+            Answer(
+                200, b'{"id": "a", "status": "FAILED", "error": {"\x1b[31m": "\\ud800"}}'.replace(b"\x1b", b"\\u001b")
+            ),
+            "FAILED: ",
+        ),
+        (Answer(200, b'{"id": "a", "status": "CANCELLED"}'), "Job a CANCELLED: the platform gives no reason"),
+        (Answer(502, b"<html>\x1b[31m"), "answered 502: Bad Gateway"),
+        (
+            Answer(401, json.dumps({"error": f"{KEY} is\nunknown"}).encode()),
+            "answered 401: … is unknown. Check RUNPOD_API_KEY",
+        ),
+        (Answer(404, b'{"title": "no such endpoint"}'), "answered 404: no such endpoint. Check the endpoint's id"),
+        (Answer(400, b'{"error": "%s"}' % (b"x" * 9_999)), "answered 400: x{500}\\.$"),
+    ],
+    ids=str,
+)
+def test_whatever_an_endpoint_answers_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer, sentence: str
+) -> None:
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
+    with serve_http(lambda _: answer) as address, pytest.raises(CallFailed, match=sentence) as refused:
+        call(address, lambda caller: caller.runsync({"input": {"items": [1]}}))
+    assert str(refused.value).isprintable()
+    assert KEY not in str(refused.value)
+
+
+@pytest.mark.parametrize("indices", [[0], [0, 0], [1, 0], [0, 1, 2], []], ids=str)
+def test_an_aggregate_without_one_envelope_for_each_item_is_not_taken(indices: list[int]) -> None:
+    output = [{"index": index, "success": True, "result": None} for index in indices]
+    body = json.dumps({"id": "a", "status": "COMPLETED", "output": output, "stream": []}).encode()
+    with serve_http(lambda _: Answer(200, body)) as address, pytest.raises(CallFailed, match="one envelope for each"):
+        call(address, lambda caller: caller.run({"input": {"items": [1, 2]}}))
+
+
+@pytest.mark.parametrize("index", [2, 10**30])
+def test_an_envelope_too_many_is_a_sentence(index: int) -> None:
+    chunk = {"output": {"index": index, "success": True, "result": None}}
+    body = json.dumps({"id": "a", "status": "IN_PROGRESS", "stream": [chunk]}).encode()
+    with serve_http(lambda _: Answer(200, body)) as address, pytest.raises(CallFailed, match="that it does not have"):
+        call(address, lambda caller: caller.run({"input": {"items": [1, 2]}}))
+
+
+def test_a_job_may_be_a_slice_of_a_longer_list() -> None:
+    output = [{"index": index, "success": True, "result": index} for index in (400, 401)]
+    body = json.dumps({"id": "a", "status": "COMPLETED", "output": output, "stream": [{"output": output[0]}]}).encode()
+    job = {"input": {"items": [1, 2], "first_index": 400}}
+    with serve_http(lambda _: Answer(200, body)) as address:
+        assert call(address, lambda caller: caller.run(job)) == output
+        assert call(address, lambda caller: caller.runsync(job)) == output
+
+
+GROWING = """
+import aggregating_worker.intake.before_sdk, runpod
+def handler(job):
+    for index, fifo in enumerate(job["input"]["items"]):
+        yield {"index": index, "parts": ["a"]} if index else [{"index": index, "parts": ["a"]}]
+        open(fifo).read()
+        yield {"index": index, "parts": ["b", {"c": 1}]}
+        yield {"index": index, "success": True, "result": "whole"}
+runpod.serverless.start({"handler": handler, "return_aggregate_stream": True})
+"""
+"""A worker whose items wait for a pipe between their first part and the second."""
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with (
+        (tmp_path_factory.mktemp("growing") / "worker.log").open("wb") as log,
+        LocalEndpoint([sys.executable, "-u", "-c", GROWING], log=log) as endpoint,
+    ):
+        yield endpoint.base_url
+
+
+GROWN = [
+    [
+        {"index": index, "parts": ["a"]},
+        {"index": index, "parts": ["b", {"c": 1}]},
+        {"index": index, "success": True, "result": "whole"},
+    ]
+    for index in (0, 1)
+]
+"""What comes of two items of ``growing``."""
+
+
+def by_item(printed: bytes) -> list[Any]:
+    """What was printed, one item's after the other's: how they mix is not promised."""
+    return sorted(lines(printed), key=lambda each: int(each["index"]))
+
+
+def test_parts_arrive_while_their_item_runs(growing: str, fifo: Path) -> None:
+    async def follow(caller: Client) -> list[Any]:
+        arrived = []
+        async with aclosing(caller.stream({"input": {"items": [str(fifo)]}}, parts=True)) as arriving:
+            async for each in arriving:
+                arrived.append(each)
+                if len(arrived) == 1:
+                    await asyncio.to_thread(fifo.write_text, "go on")
+        return arrived
+
+    assert call(growing, follow) == GROWN[0]
+
+
+def test_who_does_not_ask_for_parts_gets_envelopes_only(growing: str, tmp_path: Path) -> None:
+    job = {"input": {"items": ["/dev/null"] * 2}}
+    envelopes = [GROWN[0][2], GROWN[1][2]]
+    assert call(growing, lambda caller: caller.run(job)) == envelopes
+    assert call(growing, lambda caller: caller.runsync(job)) == envelopes
+    assert call(growing, lambda caller: collect(caller, job)) == envelopes
+    out = tmp_path / "out"
+    assert client(growing, "map", "-", "--out", str(out), given=b'"/dev/null"\n' * 2).returncode == 0
+    assert lines(out.read_bytes()) == envelopes
+
+
+def test_the_command_prints_parts_where_it_is_told_to_or_on_a_terminal(growing: str) -> None:
+    given = job_of("/dev/null", "/dev/null")
+    assert lines(client(growing, "stream", "-", given=given).stdout) == [GROWN[0][2], GROWN[1][2]]
+    assert by_item(client(growing, "stream", "--parts", "-", given=given).stdout) == GROWN[0] + GROWN[1]
+    terminal, shown = os.openpty()
+    with subprocess.Popen(
+        command("stream", "-"), cwd=LIBRARY, env=environment(growing), stdin=subprocess.PIPE, stdout=shown
+    ) as process:
+        os.close(shown)
+        process.communicate(given, timeout=30)
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        assert by_item(screen.read(10_000)) == GROWN[0] + GROWN[1]
+
+
+def test_what_a_worker_streams_again_after_an_items_envelope_is_not_yielded_again() -> None:
+    stream = [{"output": each} for each in (*GROWN[0], *GROWN[0], *GROWN[1])]
+    output = [GROWN[0][2], GROWN[1][2]]
+    body = json.dumps({"id": "a", "status": "COMPLETED", "output": output, "stream": stream}).encode()
+
+    async def follow(caller: Client) -> list[Any]:
+        return [each async for each in caller.stream({"input": {"items": [1, 2]}}, parts=True)]
+
+    with serve_http(lambda _: Answer(200, body)) as address:
+        arrived = call(address, follow)
+    assert [each for each in arrived if each["index"] == 0] == GROWN[0]
+    assert [each for each in arrived if each["index"] == 1] == GROWN[1]
+
+
+def test_a_stream_that_repeats_itself_still_ends() -> None:
+    """As one would whose chunks are not drained."""
+    output = [{"index": index, "success": True, "result": index} for index in range(2)]
+    stream = [{"output": "a part of a chunk"}, {"output": output[0]}, {"output": output}, 3]
+    body = json.dumps({"id": "a", "status": "COMPLETED", "output": output, "stream": stream}).encode()
+    with serve_http(lambda _: Answer(200, body)) as address:
+        assert call(address, lambda caller: caller.run({"input": {"items": [1, 2]}})) == output
+        assert call(address, lambda caller: caller.run({"input": {}})) == output
+
+
+def test_runsync_goes_on_waiting_when_its_time_has_passed(echo: Caller) -> None:
+    def meddle(request: Request, forward: Callable[[], Answer]) -> Answer:
+        answer = forward()
+        if request.path.endswith("/runsync"):
+            answer.body = json.dumps({"id": json.loads(answer.body)["id"], "status": "IN_PROGRESS"}).encode()
+        return answer
+
+    with proxy(echo.endpoint.base_url, meddle) as base_url:
+        assert call(base_url, lambda caller: caller.runsync({"input": {"items": [1, 2]}})) == envelopes_of([1, 2])
+
+
+def test_a_job_that_the_endpoint_has_forgotten_is_lost(echo: Caller) -> None:
+    async def ask(caller: Client) -> None:
+        async for _ in caller.results("nobody", 3):
+            pass
+
+    with pytest.raises(JobFailed, match=r"^Job nobody LOST: the endpoint does not know it \(any more\)\.$") as lost:
+        call(echo.endpoint.base_url, ask)
+    assert lost.value.state == "LOST"
+
+
+def test_a_job_that_is_no_longer_waited_for_is_cancelled(echo: Caller, fifo: Path) -> None:
+    async def leave(caller: Client) -> str:
+        job_id = await caller.submit({"input": {"items": [0, {"read": str(fifo)}]}})
+        async with aclosing(caller.results(job_id, 2)) as envelopes:
+            async for _ in envelopes:
+                break
+        return job_id
+
+    job_id = call(echo.endpoint.base_url, leave)
+    assert echo.status(job_id)["status"] == "CANCELLED"
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_cancels_the_job_and_is_a_sentence(echo: Caller, fifo: Path) -> None:
+    started = command("stream", "-")
+    with subprocess.Popen(
+        started,
+        cwd=LIBRARY,
+        env=environment(echo.endpoint.base_url),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(job_of("mine", {"read": str(fifo)}))
+        process.stdin.close()
+        assert json.loads(process.stdout.readline())["result"] == "mine"
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read() if process.stderr else b""
+    assert process.returncode == 130
+    assert said == b"Interrupted: what was in flight has been cancelled.\n"
+    [mine] = [job for job in echo.endpoint.queue.jobs.values() if b'"mine"' in job.request]
+    assert mine.status == "CANCELLED"
+
+
+def test_on_a_terminal_progress_is_in_items_and_on_standard_error(echo: Caller) -> None:
+    terminal, error = os.openpty()
+    with subprocess.Popen(
+        command("run", "-"),
+        cwd=LIBRARY,
+        env=environment(echo.endpoint.base_url) | {"TERM": "xterm"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=error,
+    ) as process:
+        os.close(error)
+        results, _ = process.communicate(job_of(*range(7)), timeout=30)
+    assert lines(results) == envelopes_of(list(range(7)))
+    with os.fdopen(terminal, "rb", buffering=0) as shown:
+        assert b"7/7" in shown.read(100_000)
+
+
+def test_a_reader_that_leaves_ends_it_quietly(echo: Caller) -> None:
+    read, write = os.pipe()
+    with subprocess.Popen(
+        command("stream", "-"),
+        cwd=LIBRARY,
+        env=environment(echo.endpoint.base_url),
+        stdin=subprocess.PIPE,
+        stdout=write,
+        stderr=subprocess.PIPE,
+    ) as process:
+        os.close(write)
+        os.close(read)
+        _, said = process.communicate(job_of(*range(100)), timeout=30)
+    assert (process.returncode, said) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "no-such-file.json"], b"no-such-file.json: No such file or directory.\n"),
+        (["map", "-", "--out", "x", "--shard", "0"], b"'0' is not a number from 1 to 10000"),
+        (["map", "-", "--out", "no-such-folder/x"], b"no-such-folder/x.journal: No such file or directory.\n"),
+    ],
+)
+def test_a_bad_argument_is_a_sentence(arguments: list[str], sentence: bytes) -> None:
+    finished = client("http://127.0.0.1:1/v2", *arguments)
+    assert (finished.returncode, finished.stdout) == (2, b"")
+    assert sentence in finished.stderr

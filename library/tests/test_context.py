@@ -1,0 +1,232 @@
+"""What a task may be given beside its item, and may say: its place, the log, its own defaults."""
+
+import asyncio
+import functools
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aggregating_worker.calls.function import kind
+from aggregating_worker.job import JobRunner
+from aggregating_worker.log import TaskLog
+from aggregating_worker.refusal import Refused
+from aggregating_worker.settings import Settings, read_settings
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tests.conftest import Serve
+
+
+@pytest.mark.parametrize("task", ["contextual", "contextual_batch"])
+def test_each_item_knows_its_place_and_no_credential(serve: Serve, task: str) -> None:
+    caller = serve(task)
+    job = {"input": {"items": ["a", "b"], "first_index": 40}, "s3Config": {"accessSecret": "not for the task"}}
+    with ThreadPoolExecutor(8) as callers:
+        states = list(callers.map(lambda _: caller.post("/runsync", json=job).json(), range(8)))
+    for state in states:
+        assert [envelope["result"] for envelope in state["output"]] == [
+            {"job_id": state["id"], "index": index, "keys": ["id", "input"]} for index in (40, 41)
+        ]
+
+
+def test_what_a_task_logs_is_in_the_log_under_its_job_and_item(serve: Serve) -> None:
+    caller = serve("contextual")
+    state = caller.runsync(["a", "b"])
+    lines = [json.loads(line) for line in caller.log.read_text().splitlines() if line.startswith("{")]
+    mine = [(line["level"], line["message"]) for line in lines if line["requestId"] == state["id"]]
+    assert ("WARN", "Item 0: seen a") in mine
+    assert ("WARN", "Item 1: seen b") in mine
+    assert "not seen" not in caller.log.read_text()
+
+
+def test_a_task_that_closes_standard_output_costs_no_job_and_no_line_of_the_log(serve: Serve) -> None:
+    caller = serve("hostile")
+    for items in (["close standard output", 1], [2]):
+        state = caller.runsync(items)
+        assert state["status"] == "COMPLETED"
+        caller.wait_for_log(state["id"], "0 failed")
+
+
+def test_a_line_whose_arguments_do_not_fit_is_in_the_log_too(capsys: pytest.CaptureFixture[str]) -> None:
+    TaskLog().emit(logging.LogRecord("task", logging.WARNING, "task.py", 1, "%d files", ("many",), None))
+    assert "'%d files' ('many',)" in capsys.readouterr().out
+
+
+def test_a_constant_of_a_settings_name_is_its_default_and_the_environment_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task: Any = SimpleNamespace(ITEM_CONCURRENCY=1, BATCH_SIZE=8)
+    monkeypatch.delenv("ITEM_CONCURRENCY", raising=False)
+    monkeypatch.setenv("BATCH_SIZE", "4")
+    settings = read_settings(task)
+    assert (settings.item_concurrency, settings.batch_size) == (1, 4)
+    with pytest.raises(Refused, match=r"^Check task\.py: ITEM_CONCURRENCY"):
+        read_settings(SimpleNamespace(ITEM_CONCURRENCY=0))  # type: ignore[arg-type]
+
+
+class Input(BaseModel):
+    items: list[int]
+
+
+def worker(**functions: Callable[..., Any]) -> JobRunner:
+    task: Any = SimpleNamespace(Input=Input, load=lambda: None, **functions)
+    return JobRunner(task, Settings())
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        lambda item, job: item,
+        lambda item, job, context: item,
+        lambda item, job, retries=3: item,
+        lambda *arguments: arguments[0],
+        functools.partial(lambda model, item, job: item, "model"),
+    ],
+)
+def test_a_function_that_takes_an_item_and_its_job_is_taken(process: Callable[..., Any]) -> None:
+    worker(process=process)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "shown"),
+    [
+        ("process", lambda item: item, "not process(item)."),
+        ("process", lambda: None, "not process()."),
+        ("process", lambda item, job, other: item, "not process(item, job, other)."),
+        ("process", lambda job, item: item, "not process(job, item)."),
+        ("process", lambda item, job, *, model: item, "not process(item, job, *, model)."),
+        ("process_batch", lambda items, job, context: items, "not process_batch(items, job, context)."),
+    ],
+)
+def test_any_other_is_refused_at_the_start_with_the_right_one(
+    name: str, function: Callable[..., Any], shown: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        worker(**{name: function})
+    items = "items" if name == "process_batch" else "item"
+    assert str(refused.value).startswith(f"task.{name} must be {name}({items}, job) or {name}({items}, job, context")
+    assert str(refused.value).endswith(shown)
+
+
+async def awaits(item: int, job: Input) -> int:
+    return item
+
+
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def around(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return around
+
+
+class Model:
+    async def __call__(self, item: int, job: Input) -> int:
+        return item
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        awaits,
+        functools.partial(awaits),
+        decorated(awaits),
+        decorated(functools.partial(awaits)),
+        Model().__call__,
+        Model(),
+    ],
+)
+def test_a_decorated_or_partial_async_function_is_async(function: Callable[..., Any]) -> None:
+    assert kind(function) == (True, False)
+    assert worker(process=function).pool.concurrency == 32
+
+
+def run(task: Any, given: dict[str, Any], **settings: Any) -> list[Any]:
+    """Do a job; return what is yielded for it."""
+
+    async def chunks() -> list[Any]:
+        return [chunk async for chunk in JobRunner(task, Settings(**settings)).run({"id": "job", "input": given})]
+
+    return asyncio.run(chunks())
+
+
+class Ported(BaseModel):
+    """As an existing worker's requests look: a list under another name, or a single one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[str] = Field(validation_alias="prompts")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one(cls, given: Any) -> Any:
+        return {"prompts": [given["prompt"]]} if "prompt" in given else given
+
+
+@pytest.mark.parametrize(
+    ("given", "output"),
+    [
+        ({"prompts": ["a", "b"]}, ["a", "b"]),
+        ({"prompt": "a"}, ["a"]),
+        ({"prompts": []}, "No items provided"),
+        ({"prompts": None}, "No items provided"),
+        ({}, "No items provided"),
+        ({"items": ["a"]}, "No items provided"),
+    ],
+)
+def test_an_input_may_have_another_shape_than_items(given: dict[str, Any], output: Any) -> None:
+    ported: Any = SimpleNamespace(Input=Ported, load=lambda: None, process=lambda item, job: item)
+    found = run(ported, given)
+    if isinstance(output, str):
+        assert found == [{"error": output}]
+    else:
+        assert [envelope["result"] for envelope in found] == output
+
+
+@pytest.mark.parametrize("kind", ["plain", "async", "batch"])
+def test_a_task_may_do_what_it_likes_to_the_list_of_its_job(kind: str) -> None:
+    def process(item: str, job: Ported) -> str:
+        job.items.clear()
+        return item
+
+    async def process_async(item: str, job: Ported) -> str:
+        return process(item, job)
+
+    def process_batch(items: list[str], job: Ported) -> list[str]:
+        return [process(item, job) for item in items]
+
+    name, function = {
+        "plain": ("process", process),
+        "async": ("process", process_async),
+        "batch": ("process_batch", process_batch),
+    }[kind]
+    task: Any = SimpleNamespace(Input=Ported, load=lambda: None, **{name: function})
+    prompts = [str(number) for number in range(200)]
+    assert [envelope["result"] for envelope in run(task, {"prompts": prompts})] == prompts
+
+
+def test_the_job_of_a_batch_has_the_items_of_the_call() -> None:
+    def process_batch(items: list[str], job: Ported) -> list[bool]:
+        return [job.items == items] * len(items)
+
+    task: Any = SimpleNamespace(Input=Ported, load=lambda: None, process_batch=process_batch)
+    found = run(task, {"prompts": [str(number) for number in range(10)]}, batch_size=4)
+    assert [envelope["result"] for envelope in found] == [True] * 10
+
+
+def test_a_refusal_fits_the_response_too() -> None:
+    ported: Any = SimpleNamespace(Input=Ported, load=lambda: None, process=lambda item, job: item)
+    [refusal] = run(ported, {"prompts": ["a"], "😀" * 1_500: 1}, max_output_bytes=1_000)
+    assert refusal["error"].startswith("The job's input cannot be used: there is no field 😀")
+    assert len(json.dumps(refusal)) <= 1_000
+
+
+def test_an_item_may_ask_for_a_new_worker(serve: Serve) -> None:
+    caller = serve("hostile")
+    state = caller.runsync([{"refresh_worker": True, "kept": 1}, {"refresh_worker": False}])
+    assert [envelope["result"] for envelope in state["output"]] == [{"kept": 1}, {"refresh_worker": False}]
+    while caller.runsync([1])["workerId"] == state["workerId"]:
+        pass

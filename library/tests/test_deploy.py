@@ -1,0 +1,679 @@
+"""``aggregating-worker deploy`` keeps to the API's contract, makes one endpoint of one name, and never shows the key."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import stamina
+from aggregating_worker.deploy import rest
+from aggregating_worker.deploy.command import main
+from aggregating_worker.deploy.bodies import change, creation
+from aggregating_worker.deploy.options import read_options
+from aggregating_worker.deploy.refusal import Refused
+from aggregating_worker.deploy.rest import Endpoint
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import LIBRARY
+from tests.rest_api import CREATE, KEY, UPDATE, Account, Fault, lost_half_way, problem
+
+IMAGE = "docker.io/me/worker"
+
+
+@dataclass
+class Said:
+    """What the command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def request(self) -> tuple[str, Any]:
+        """The method and body that a dry run printed."""
+        line, _, body = self.out.partition("\n")
+        return line.split()[0], json.loads(body)
+
+
+Deploy = Callable[..., Said]
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Account]:
+    with Account() as account:
+        yield account
+
+
+@pytest.fixture
+def account(api: Account) -> Account:
+    """An account without endpoints, at which nothing has happened yet."""
+    for memory in (api.endpoints, api.requests, api.faults):
+        memory.clear()
+    return api
+
+
+@pytest.fixture
+def deploy(
+    account: Account, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Deploy]:
+    """Run the command against ``account``, in a project of its own, without a pause before another try."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "my-worker"\n')
+    (tmp_path / "Makefile").write_text(f"IMAGE := {IMAGE}\n\nimage:\n")
+    (tmp_path / ".runpod").mkdir()
+    hub = {"config": {"runsOn": "CPU", "cpuFlavor": "cpu5c", "containerDiskInGb": 5}}
+    (tmp_path / ".runpod" / "hub.json").write_text(json.dumps(hub))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RUNPOD_API_KEY", KEY)
+    monkeypatch.setenv("RUNPOD_API_BASE_URL", account.url)
+
+    def run(*arguments: str) -> Said:
+        status: Any = 0
+        try:
+            main(["deploy", *arguments])
+        except SystemExit as end:
+            status = end.code
+        out, err = capsys.readouterr()
+        return Said(1, out, f"{err}{status}\n") if isinstance(status, str) else Said(status, out, err)
+
+    with stamina.set_testing(True, attempts=rest.TRIES):
+        yield run
+    stamina.instrumentation.set_on_retry_hooks(None)
+
+
+def test_the_first_deploy_creates_an_endpoint_and_says_how_to_call_it(account: Account, deploy: Deploy) -> None:
+    assert deploy().out == (
+        f"Created    my-worker: {IMAGE}\n"
+        "Endpoint   ep0\n"
+        "Call it    RUNPOD_ENDPOINT_ID=ep0 aggregating-worker runsync test_input.json\n"
+    )
+    assert account.requests[1:2] == [
+        (
+            "POST",
+            {
+                "name": "my-worker",
+                "type": "QUEUE",
+                "image": IMAGE,
+                "disk": 5,
+                "cpu": [{"id": "cpu5c", "vcpuCount": 2}],
+                "workers": {"min": 0, "max": 3, "idleTimeout": 10},
+                "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4},
+                "timeout": 600_000,
+            },
+        )
+    ]
+
+
+def test_what_the_command_names_goes_before_the_defaults(account: Account, deploy: Deploy) -> None:
+    deploy("--timeout", "60", "--registry", "mine", "--idle-timeout", "5", "--workers-min", "1", "--env", "A=b=c")
+    [endpoint] = account.endpoints
+    assert (endpoint["timeout"], endpoint["registry"]) == (60_000, "mine")
+    assert endpoint["workers"] == {"min": 1, "max": 3, "idleTimeout": 5}
+    assert endpoint["env"] == {"A": "b=c"}
+
+
+def test_the_same_name_twice_is_one_endpoint(account: Account, deploy: Deploy) -> None:
+    assert deploy("--name", "twice", "--image", f"{IMAGE}:v1").out.startswith("Created")
+    assert deploy("--name", "twice", "--image", f"{IMAGE}:v2").out.startswith(f"Updated    twice: {IMAGE}:v2\n")
+    [endpoint] = account.endpoints
+    assert endpoint["image"] == f"{IMAGE}:v2"
+
+
+def test_an_update_leaves_alone_what_the_command_does_not_name(account: Account, deploy: Deploy) -> None:
+    workers = {"min": 1, "max": 9, "idleTimeout": 60}
+    endpoint = account.holds("my-worker", workers=workers, env={"KEPT": "1", "OLD": "1"}, timeout=5)
+    deploy("--workers-max", "12", "--env", "OLD=2", "--env", "NEW=")
+    assert endpoint["workers"] == {**workers, "max": 12}
+    assert endpoint["env"] == {"KEPT": "1", "OLD": "2", "NEW": ""}
+    assert (endpoint["timeout"], endpoint["image"]) == (5, IMAGE)
+    deploy()
+    assert account.requests[-1] == ("PATCH", {"image": IMAGE})
+
+
+def test_an_update_can_name_other_hardware_of_the_same_kind(account: Account, deploy: Deploy) -> None:
+    endpoint = account.holds("my-worker", gpu={"pools": ["ADA_24"], "count": 2})
+    deploy("--gpu", "AMPERE_24", "AMPERE_16")
+    assert endpoint["gpu"] == {"pools": ["AMPERE_24", "AMPERE_16"], "count": 2}
+    assert deploy("--cpu", "cpu5c").err == "Runpod answered 400 (compute family cannot be changed).\n"
+
+
+def test_the_last_of_very_many_endpoints_is_found(account: Account, deploy: Deploy) -> None:
+    for number in range(2_000):
+        account.holds(f"other-{number}")
+    account.holds("my-worker")
+    assert deploy().out.startswith("Updated")
+    assert len(account.endpoints) == 2_001
+
+
+def test_a_name_that_marks_flashboot_is_the_same_name(account: Account, deploy: Deploy) -> None:
+    account.holds("my-worker -fb")
+    assert deploy().out.startswith("Updated")
+    assert account.endpoints[0]["name"] == "my-worker -fb"
+
+
+def test_of_two_endpoints_with_the_name_neither_is_guessed(account: Account, deploy: Deploy) -> None:
+    account.holds("my-worker")
+    account.holds("my-worker")
+    said = deploy()
+    assert said.status == 1
+    *_, last = said.err.splitlines()
+    assert last == "2 endpoints are called my-worker (ep0, ep1): delete all but one, or choose a --name."
+
+
+def test_a_name_that_two_have_until_one_is_undone_is_looked_up_again(account: Account, deploy: Deploy) -> None:
+    first = account.holds("my-worker")
+    account.faults[:] = [Fault("GET", JSONResponse({"endpoints": [first, {**first, "id": "ep1"}]}))]
+    assert deploy().out.startswith("Updated")
+    assert account.requests[-1] == ("PATCH", {"image": IMAGE})
+
+
+def test_an_endpoint_without_a_queue_is_not_touched(account: Account, deploy: Deploy) -> None:
+    account.holds("my-worker", type="LOAD_BALANCER")
+    assert "choose another --name" in deploy().err
+    assert [method for method, _ in account.requests] == ["GET"]
+
+
+FLAVORS = st.sampled_from(["cpu5c", "cpu3g-2-8", "cpu3c-4", "x-128-1"])
+POOLS = st.sampled_from(["ADA_24", "AMPERE_16", "x"])
+WORDS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1)
+NAMES = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1)
+VARIABLES = st.tuples(st.sampled_from(["A", "_b", "C3"]), st.text(st.characters(codec="utf-8"))).map("=".join)
+
+
+OPTIONS = ("name", "image", "cpu", "gpu", "workers-min", "workers-max", "idle-timeout", "timeout", "registry", "env")
+
+
+@st.composite
+def arguments(draw: st.DrawFn) -> list[str]:
+    least = draw(st.integers(0, 3))
+    options: dict[str, Any] = {
+        "--name": NAMES,
+        "--image": WORDS,
+        "--workers-min": st.just(least),
+        "--workers-max": st.integers(least, 10**9 - 1),
+        "--idle-timeout": st.integers(1, 3600),
+        "--timeout": st.integers(5, 604_800),
+        "--registry": WORDS,
+    }
+    chosen = draw(st.sets(st.sampled_from(list(options))))
+    compute = draw(
+        st.lists(FLAVORS, min_size=1).map(lambda flavors: ["--cpu", *flavors])
+        | st.lists(POOLS, min_size=1).map(lambda pools: ["--gpu", *pools])
+    )
+    variables = [f"--env={variable}" for variable in draw(st.lists(VARIABLES, max_size=3))]
+    return [f"{option}={draw(options[option])}" for option in sorted(chosen)] + variables + compute
+
+
+ENDPOINTS = st.builds(
+    Endpoint,
+    id=st.text(),
+    env=st.none() | st.dictionaries(st.text(), st.text()),
+    workers=st.fixed_dictionaries(
+        {"min": st.integers(0, 3), "max": st.integers(3, 9)}, optional={"idleTimeout": st.integers(1, 3600)}
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"name": ""},
+        {"type": "queue"},
+        {"gpu": {"pools": ["ADA_24"]}},
+        {"cpu": []},
+        {"cpu": [{"id": "cpu5c"}]},
+        {"cpu": [{"id": "cpu5c", "vcpuCount": 2, "memory": 4}]},
+        {"disk": 0},
+        {"disk": "5"},
+        {"env": {"A": 1}},
+        {"workers": {"min": -1}},
+        {"workers": {"idleTimeout": 3601}},
+        {"scaling": {"type": "QUEUE_DELAY"}},
+        {"timeout": 0.5},
+        {"idleTimeout": 10},
+    ],
+)
+def test_the_contract_here_refuses_what_the_api_refuses(fault: dict[str, Any]) -> None:
+    body = creation(read_options(["--cpu", "cpu5c"]), IMAGE, "name")
+    assert CREATE.is_valid(body)
+    assert not CREATE.is_valid(body | fault)
+
+
+@given(arguments())
+def test_what_creates_an_endpoint_is_within_the_contract(argv: list[str]) -> None:
+    options = read_options(argv)
+    CREATE.validate(creation(options, options.image or IMAGE, options.name or "name"))
+
+
+@given(arguments(), ENDPOINTS)
+def test_what_updates_an_endpoint_is_within_the_contract(argv: list[str], existing: Endpoint) -> None:
+    try:
+        body = change(read_options(argv), IMAGE, existing)
+    except Refused as refusal:
+        assert "--workers-min" in str(refusal)  # more than the endpoint's own most
+    else:
+        UPDATE.validate(body)
+
+
+@given(
+    st.sampled_from(["--cpu=cpu5c", "--gpu=ADA_24"]),
+    st.lists(st.tuples(st.sampled_from(OPTIONS), st.text() | st.integers().map(str))),
+)
+def test_any_argument_is_refused_or_within_the_contract(compute: str, pairs: list[tuple[str, str]]) -> None:
+    with redirect_stderr(StringIO()) as err:
+        try:
+            options = read_options([compute, *(f"--{option}={value}" for option, value in pairs)])
+            body = creation(options, options.image or IMAGE, options.name or "name")
+        except SystemExit as end:
+            assert end.code == 2
+            assert err.getvalue().splitlines()[-1].startswith("aggregating-worker deploy: error: argument --")
+        except Refused as refusal:
+            assert "--workers-min" in str(refusal)
+        else:
+            CREATE.validate(body)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--name= ",
+        "--name=two\nlines",
+        "--image=two words",
+        "--image=",
+        "--cpu=cpu5c-3-6",
+        "--cpu=cpu5c-1-2",
+        "--cpu=CPU",
+        "--gpu=",
+        "--workers-min=-1",
+        "--workers-max=1.5",
+        "--workers-max=many",
+        "--idle-timeout=0",
+        "--idle-timeout=3601",
+        "--timeout=4",
+        "--env=1=2",
+        "--env==2",
+        "--env=NOT_SET_HERE",
+        "--env=NAME=\udc80",
+    ],
+)
+def test_a_value_outside_the_contract_is_refused_before_anything_is_sent(
+    account: Account, deploy: Deploy, argument: str
+) -> None:
+    said = deploy(argument)
+    assert said.status == 2
+    assert said.err.splitlines()[-1].startswith(f"aggregating-worker deploy: error: argument {argument.split('=')[0]}")
+    assert account.requests == []
+
+
+def test_more_workers_at_least_than_at_most_are_refused(account: Account, deploy: Deploy) -> None:
+    refusal = "At least 4 and at most 3 workers cannot be: give --workers-min and --workers-max.\n"
+    assert deploy("--workers-min", "4").err == refusal
+    account.holds("my-worker")
+    assert deploy("--workers-min", "4").err == refusal
+    assert deploy("--workers-min", "4", "--workers-max", "4").status == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "expected"),
+    [
+        (
+            {"runsOn": "GPU", "gpuIds": "ADA_24, AMPERE_24,-NVIDIA L4", "gpuCount": 2, "containerDiskInGb": 20},
+            [],
+            {
+                "disk": 20,
+                "gpu": {"pools": ["ADA_24", "AMPERE_24"], "count": 2, "excludedTypes": ["NVIDIA L4"]},
+            },
+        ),
+        (
+            {"runsOn": "GPU", "gpuIds": "ADA_24,-NVIDIA L4", "gpuCount": 2, "containerDiskInGb": 20},
+            ["--gpu", "HOPPER_141"],
+            {"disk": 20, "gpu": {"pools": ["HOPPER_141"], "count": 2}},
+        ),
+        (
+            {"runsOn": "GPU", "gpuIds": "ADA_24", "gpuCount": 2, "containerDiskInGb": 20},
+            ["--cpu", "cpu3c", "cpu3c-2-4", "cpu5c-8-16"],
+            {"disk": 20, "cpu": [{"id": "cpu3c", "vcpuCount": 2}, {"id": "cpu5c", "vcpuCount": 8}]},
+        ),
+        (None, ["--cpu", "cpu3c"], {"cpu": [{"id": "cpu3c", "vcpuCount": 2}]}),
+    ],
+)
+def test_a_new_endpoint_runs_on_what_is_asked_for_or_else_what_the_hub_is_told(
+    deploy: Deploy, tmp_path: Path, config: dict[str, Any] | None, arguments: list[str], expected: dict[str, Any]
+) -> None:
+    hub = tmp_path / ".runpod" / "hub.json"
+    hub.unlink() if config is None else hub.write_text(json.dumps({"config": config}))
+    _, body = deploy("--dry-run", *arguments).request
+    CREATE.validate(body)
+    assert {name: body[name] for name in ("disk", "cpu", "gpu") if name in body} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("pyproject.toml", "[tool.ruff]", "pyproject.toml does not name the project: give --name."),
+        ("Makefile", "all:\n", "The Makefile does not say IMAGE := registry/name: give --image."),
+        (".runpod/hub.json", "{", ".runpod/hub.json does not say what the worker runs on: see"),
+        (".runpod/hub.json", '{"config": {"runsOn": "CPU", "containerDiskInGb": 0}}', ".runpod/hub.json does not say"),
+        (".runpod/hub.json", None, "Say what the worker runs on: --cpu, such as cpu5c, or --gpu, such as ADA_24."),
+    ],
+)
+def test_a_project_that_does_not_say_what_is_needed_is_a_sentence(
+    deploy: Deploy, tmp_path: Path, name: str, text: str | None, sentence: str
+) -> None:
+    (tmp_path / name).unlink() if text is None else (tmp_path / name).write_text(text)
+    said = deploy()
+    assert said.status == 1
+    assert said.err.startswith(sentence)
+    assert said.err.count("\n") == 1
+
+
+def test_a_dry_run_shows_the_request_and_sends_none(
+    account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = deploy("--dry-run")
+    assert created.out.startswith(f"POST {account.url}/v2/serverless\n")
+    monkeypatch.setenv("SECRET", "hidden")
+    account.holds("my-worker", env={"OTHER": "hidden"})
+    updated = deploy("--dry-run", "--env", "SECRET", "--env", "PLAIN=shown")
+    assert updated.out.startswith(f"PATCH {account.url}/v2/serverless/ep0\n")
+    env = {"OTHER": "***", "SECRET": "***", "PLAIN": "shown"}
+    assert updated.request == ("PATCH", {"image": IMAGE, "env": env})
+    assert {method for method, _ in account.requests} == {"GET"}
+    deploy("--env", "SECRET", "--env", "PLAIN=shown")
+    assert account.endpoints[0]["env"] == {"OTHER": "hidden", "SECRET": "hidden", "PLAIN": "shown"}
+
+
+def test_a_dry_run_needs_no_key(account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNPOD_API_KEY")
+    account.holds("my-worker")
+    said = deploy("--dry-run")
+    assert said.request[0] == "POST"
+    assert said.err == "Without RUNPOD_API_KEY: the request for a name that is not in use yet.\n"
+    assert account.requests == []
+
+
+def test_no_key_is_a_sentence_that_says_where_to_get_one(
+    account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RUNPOD_API_KEY")
+    said = deploy()
+    assert (said.status, said.out) == (1, "")
+    assert said.err == (
+        "RUNPOD_API_KEY is not set: make a key at https://console.runpod.io/user/settings, under API Keys, and export "
+        "it.\n"
+    )
+    assert account.requests == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (
+            problem(400, "Max workers must not exceed your quota (30)."),
+            "400 (Max workers must not exceed your quota (30)).",
+        ),
+        (problem(401, "missing bearer token"), "401 (missing bearer token): set RUNPOD_API_KEY to a key from https://"),
+        (problem(403, "access denied"), "403 (access denied): give the key read and write access at https://"),
+        (problem(404, "resource not found"), "404 (resource not found)."),
+        (problem(409, "in use"), "409 (in use)."),
+        (
+            problem(
+                422, "Request validation failed.", ["$.image: too long", "$: additional properties 'x' not allowed"]
+            ),
+            "422 (Request validation failed; $.image: too long; $: additional properties 'x' not allowed).",
+        ),
+        (problem(429, "rate limit exceeded"), "429 (rate limit exceeded): run the command again in a while."),
+        (problem(500, "\x1b[31mbroken\r\nbadly"), "500 ([31mbroken badly): run the command again in a while."),
+        (HTMLResponse("<h1>Bad gateway</h1>", 502), "502 (Bad Gateway): run the command again in a while."),
+        (JSONResponse(["odd"], 418), "418 (I'm a Teapot)."),
+        (Response(status_code=307, headers={"Location": "https://example.org"}), "307 (Temporary Redirect)."),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])
+def test_an_error_is_one_sentence_with_the_apis_own_detail(
+    account: Account, deploy: Deploy, method: str, answer: Response, sentence: str
+) -> None:
+    if method == "PATCH":
+        account.holds("my-worker")
+    account.faults[:] = [Fault(method, answer) for _ in range(rest.TRIES)]
+    said = deploy()
+    assert (said.status, said.out) == (1, "")
+    *notices, last = said.err.splitlines()
+    assert last.startswith(f"Runpod answered {sentence}")
+    assert all(notice.endswith("trying again in 0 s.") for notice in notices)
+    assert [endpoint["name"] for endpoint in account.endpoints] == ["my-worker"] * (method == "PATCH")
+
+
+@pytest.mark.parametrize("answer", [PlainTextResponse("{"), JSONResponse([]), JSONResponse({"endpoints": None})])
+def test_an_answer_that_is_not_the_apis_is_a_sentence(account: Account, deploy: Deploy, answer: Response) -> None:
+    account.faults[:] = [Fault("GET", answer)]
+    said = deploy()
+    assert said.status == 1
+    assert said.err.startswith(f"{account.url} does not answer with")
+    assert said.err.endswith(": check RUNPOD_API_BASE_URL.\n")
+
+
+def endless() -> Iterator[bytes]:
+    while True:
+        yield b" " * 10_000
+
+
+def test_an_answer_without_an_end_is_a_sentence(
+    account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "LARGEST", 100_000)
+    account.faults[:] = [Fault("GET", StreamingResponse(endless())) for _ in range(rest.TRIES)]
+    said = deploy()
+    assert said.status == 1
+    assert said.err.splitlines()[-1].endswith("(its answer has no end): run the command again in a while.")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "https://", "http://127.0.0.1:port"])
+def test_an_address_that_is_none_is_a_sentence(deploy: Deploy, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("RUNPOD_API_BASE_URL", url)
+    said = deploy()
+    assert said.status == 1
+    assert said.err == ("RUNPOD_API_BASE_URL is not a URL: unset it, or give one such as https://api.runpod.io.\n")
+
+
+def test_nobody_at_the_address_is_a_sentence(deploy: Deploy, monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    monkeypatch.setenv("RUNPOD_API_BASE_URL", f"http://127.0.0.1:{free_port}")
+    said = deploy()
+    assert said.status == 1
+    *notices, last = said.err.splitlines()
+    assert len(notices) == rest.TRIES - 1
+    assert last.startswith(f"No answer from http://127.0.0.1:{free_port} (")
+    assert last.endswith("): run the command again in a while.")
+
+
+def lost() -> StreamingResponse:
+    return StreamingResponse(lost_half_way(), 201, headers={"Content-Length": "1000"})
+
+
+@pytest.mark.parametrize("answer", [problem(502, "lost"), lost(), PlainTextResponse("created!", 201), None])
+def test_an_endpoint_whose_creation_was_not_answered_is_found_by_its_name(
+    account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch, answer: Response | None
+) -> None:
+    monkeypatch.setattr(rest, "SECONDS", 0.5)
+    account.faults[:] = [Fault("POST", answer, carried_out=True)]
+    assert deploy().out.startswith(f"Created    my-worker: {IMAGE}\nEndpoint   ep0\n")
+    assert [method for method, _ in account.requests] == ["GET", "POST", "GET", "GET"]
+    assert len(account.endpoints) == 1
+
+
+def test_a_creation_that_failed_is_not_repeated(account: Account, deploy: Deploy) -> None:
+    account.faults[:] = [Fault("POST", problem(503, "try later"))]
+    assert deploy().err == "Runpod answered 503 (try later): run the command again in a while.\n"
+    assert [method for method, _ in account.requests] == ["GET", "POST", "GET"]
+    assert deploy().out.startswith("Created")
+    assert len(account.endpoints) == 1
+
+
+def test_an_endpoint_that_somebody_else_has_made_meanwhile_is_not_taken_for_ours(
+    account: Account, deploy: Deploy
+) -> None:
+    theirs = account.holds("my-worker", image="docker.io/them/worker")
+    account.faults[:] = [Fault("GET", JSONResponse({"endpoints": []})), Fault("POST", problem(500, "lost"))]
+    assert deploy().status == 1
+    assert deploy().out.startswith("Updated")
+    assert theirs["image"] == IMAGE
+
+
+def test_what_can_be_repeated_is_tried_again(account: Account, deploy: Deploy) -> None:
+    limited = problem(429, "rate limit exceeded")
+    limited.headers["Retry-After"] = "12"
+    account.faults[:] = [Fault("GET", problem(503, "busy")), Fault("GET", lost()), Fault("POST", limited)]
+    said = deploy()
+    assert said.out.startswith("Created")
+    assert "Runpod answered 503 (busy): trying again in" in said.err
+    account.faults[:] = [Fault("PATCH", problem(502, "busy"), carried_out=True)]
+    assert deploy().out.startswith("Updated")
+    assert len(account.endpoints) == 1
+
+
+def test_a_limit_that_lasts_long_is_not_waited_for(account: Account, deploy: Deploy) -> None:
+    limited = problem(429, "rate limit exceeded for the day window")
+    limited.headers["Retry-After"] = "45012"
+    account.faults[:] = [Fault("GET", limited)]
+    assert deploy().err == (
+        "Runpod answered 429 (rate limit exceeded for the day window): run the command again in a while.\n"
+    )
+    assert len(account.requests) == 1
+
+
+def echo(status: int) -> JSONResponse:
+    return problem(status, f"bad key {KEY}", [f"Bearer {KEY}"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "faults"),
+    [
+        ([], []),
+        ([], [Fault("GET", echo(401))]),
+        ([], [Fault("GET", echo(503))]),
+        ([], [Fault("POST", echo(422))]),
+        ([], [Fault("POST", echo(500), carried_out=True)]),
+        ([], [Fault("GET", HTMLResponse(KEY, 400))]),
+        ([], [Fault("POST", JSONResponse({"id": KEY, "image": KEY, "workers": {}}, 201))]),
+        ([], [Fault("GET", JSONResponse({"endpoints": [{"name": "my-worker", "id": KEY}] * 2}))]),
+        (["--dry-run", "--env", "RUNPOD_API_KEY", "--env", f"COPY={KEY}", "--registry", KEY], []),
+        (["--name", KEY], []),
+        (["--image", f"{KEY} {KEY}"], []),
+        (["--env", KEY], []),
+        (["--env", f"{KEY}=1"], []),
+        (["--env", f"1={KEY}"], []),
+        ([KEY], []),
+    ],
+)
+def test_the_key_is_in_no_output(account: Account, deploy: Deploy, arguments: list[str], faults: list[Fault]) -> None:
+    account.faults[:] = faults
+    said = deploy(*arguments)
+    assert said.out or said.err
+    assert KEY not in said.out + said.err
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "ünï", '"quoted"'])
+def test_a_key_that_cannot_be_one_is_not_sent(
+    account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", key)
+    said = deploy()
+    assert said.err.startswith("RUNPOD_API_KEY is not an API key: make one at https://")
+    assert key not in said.err
+    assert account.requests == []
+
+
+SECRET = 'Pass"wörd\nof several lines, and long enough to be cut'
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        SECRET,
+        json.dumps({"env": {"SECRET": SECRET}}),
+        json.dumps({"env": {"SECRET": SECRET}}, ensure_ascii=False),
+        repr({"SECRET": SECRET}),
+        f"SECRET={SECRET[:30]}… is too long",
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_an_error_that_quotes_the_request_shows_no_value_that_nobody_typed(
+    account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch, quoted: str, method: str
+) -> None:
+    monkeypatch.setenv("SECRET", SECRET)
+    arguments = ["--env", "SECRET"]
+    if method == "PATCH":
+        account.holds("my-worker", env={"OTHER": SECRET})
+        arguments = ["--env", "NEW=1"]
+    account.faults[:] = [Fault(method, problem(422, f"refused: {quoted}", [quoted]))]
+    said = deploy(*arguments)
+    assert said.err.startswith("Runpod answered 422 (refused: ")
+    assert "***" in said.err
+    for piece in ("Pass", "rd\\nof", "several", "lines", "long enough"):
+        assert piece not in said.err
+
+
+def test_values_that_are_not_shown_are_not_written_back(account: Account, deploy: Deploy) -> None:
+    for number, mask in enumerate(["***", "sk-*****9f", "••••••••", "<redacted>", "XXXX"]):
+        endpoint = account.holds(f"worker-{number}", env={"KEPT": "1", "TOKEN": mask})
+        said = deploy("--name", f"worker-{number}", "--env", "NEW=1")
+        assert said.err == (
+            "Runpod does not show the values of TOKEN, and an update replaces all: give them as well.\n"
+        )
+        assert endpoint["env"] == {"KEPT": "1", "TOKEN": mask}
+        deploy("--name", f"worker-{number}", "--image", f"{IMAGE}:v2")
+        assert endpoint["env"] == {"KEPT": "1", "TOKEN": mask}
+        deploy("--name", f"worker-{number}", "--env", "TOKEN=known")
+        assert endpoint["env"] == {"KEPT": "1", "TOKEN": "known"}
+
+
+@pytest.mark.parametrize("endpoint_id", ["../pods/x", "a b?c#d", "é"])
+def test_an_endpoints_id_stays_within_its_path(account: Account, deploy: Deploy, endpoint_id: str) -> None:
+    account.holds("my-worker", id=endpoint_id)
+    deploy("--env", "A=1")
+    assert rest.Endpoint(id=endpoint_id, workers={}).path == f"/v2/serverless/{quote(endpoint_id, safe='')}"
+    assert [method for method, _ in account.requests] in (["GET", "PATCH"], ["GET"])
+
+
+def test_two_first_deployments_at_once_end_with_one_endpoint(account: Account, deploy: Deploy) -> None:
+    line = [sys.executable, "-m", "aggregating_worker", "deploy", "--name", "twice", "--cpu", "cpu3c", "--env", "A=1"]
+    env = {**os.environ, "RUNPOD_API_KEY": KEY, "RUNPOD_API_BASE_URL": account.url}
+    started = [subprocess.Popen(line, cwd=LIBRARY, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=60)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0]
+    [endpoint] = account.endpoints
+    assert all(f"Endpoint   {endpoint['id']}\n" in each for each in said)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_of_two_endpoints_made_at_once_the_first_one_stays(account: Account, deploy: Deploy, before: bool) -> None:
+    account.holds("my-worker", id="theirs", createdAt="2026-06-01T11:59:59Z" if before else "2026-06-01T12:00:01Z")
+    account.faults[:] = [Fault("GET", JSONResponse({"endpoints": []}))]  # as it was a moment ago
+    said = deploy("--env", "A=1")
+    ids = [endpoint["id"] for endpoint in account.endpoints]
+    assert ids == (["theirs"] if before else ["theirs", "ep1"])
+    assert said.out.startswith("Updated" if before else "Created")
+    assert account.endpoints[-1]["env"] == {"A": "1"}
+
+
+def test_the_command_runs_as_a_module(account: Account) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "aggregating_worker", "deploy", "--name", "module", "--cpu", "cpu3c"],
+        cwd=LIBRARY,
+        env={**os.environ, "RUNPOD_API_KEY": KEY, "RUNPOD_API_BASE_URL": account.url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Created    module: ")
+    assert [endpoint["name"] for endpoint in account.endpoints] == ["module"]

@@ -1,0 +1,164 @@
+"""Files in results: at any depth of them, inline or in the bucket, and never another item's."""
+
+import base64
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aggregating_worker.outcome.files import File, NotAFile, find
+from aggregating_worker.outcome.overflow import Output
+from aggregating_worker.outcome.result import Outcome, encoded
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="allow")
+
+    picture: Any = Field(serialization_alias="image")
+    seed: int = 1
+
+
+@dataclasses.dataclass
+class Record:
+    picture: Any
+    names: list[str]
+
+
+def sealed(value: Any, **options: Any) -> Outcome:
+    made = find(value)
+    assert made
+    made.take()
+    return Output("job", 10, 10_000_000, **options).seal(3, made)
+
+
+def result(value: Any) -> Any:
+    body = sealed(value).body
+    assert body["success"], body
+    return body["result"]
+
+
+def inline(content: bytes, content_type: str) -> dict[str, Any]:
+    data = base64.b64encode(content).decode()
+    return {"content_type": content_type, "bytes": len(content), "data": data}
+
+
+@pytest.mark.parametrize(
+    "made", [bytes, bytearray, memoryview, io.BytesIO], ids=["bytes", "bytearray", "memoryview", "BytesIO"]
+)
+def test_bytes_of_every_kind_are_a_file_whose_type_is_told_by_its_content(made: Callable[[bytes], Any]) -> None:
+    assert result(made(PNG)) == inline(PNG, "image/png")
+    assert result(made(b"?")) == inline(b"?", "application/octet-stream")
+
+
+def test_a_path_is_its_files_content_and_its_name_tells_what_the_content_does_not(tmp_path: Path) -> None:
+    unknown = "application/octet-stream"
+    for name, content, kind in (("a.csv", b"a,b\n", "text/csv"), ("a.txt", PNG, "image/png"), ("a", b"", unknown)):
+        (tmp_path / name).write_bytes(content)
+        assert result(tmp_path / name) == inline(content, kind)
+
+
+@pytest.mark.parametrize("missing", ["nothing", "."])
+def test_a_path_that_is_no_file_is_a_failure_that_names_it(tmp_path: Path, missing: str) -> None:
+    made = find({"file": tmp_path / missing})
+    assert made
+    with pytest.raises(NotAFile, match=str(tmp_path)):
+        made.take()
+
+
+@pytest.mark.parametrize(
+    ("image_format", "kind"), [(None, "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp")]
+)
+def test_a_picture_is_png_or_what_it_was_opened_as(image_format: str | None, kind: str) -> None:
+    picture = Image.new("RGB", (8, 4), "red")
+    if image_format:
+        buffer = io.BytesIO()
+        picture.save(buffer, image_format)
+        picture = Image.open(buffer)
+    file = result(picture)
+    assert file["content_type"] == kind
+    assert Image.open(io.BytesIO(base64.b64decode(file["data"]))).size == (8, 4)
+
+
+def test_a_path_without_an_end_is_no_file(fifo: Path) -> None:
+    for path in (fifo, Path("/dev/zero")):
+        with pytest.raises(NotAFile, match=str(path)):
+            File(path).take()
+
+
+def test_a_picture_that_cannot_be_encoded_is_a_failure_that_names_it() -> None:
+    body = sealed({"image": Image.new("F", (8, 4))}).body
+    assert body["failure"]["type"] == "NotAFile"
+    assert body["failure"]["message"].startswith("an image of 8 × 4, mode F, could not be encoded as PNG: ")
+
+
+def test_a_result_keeps_its_shape() -> None:
+    picture = Image.new("RGB", (2, 2))
+    found = result({"images": [picture, picture], "meta": {"thumb": picture}, "seed": 1, "array": np.arange(2)})
+    assert found.keys() == {"images", "meta", "seed", "array"}
+    for file in (*found["images"], found["meta"]["thumb"]):
+        assert file.keys() == {"content_type", "bytes", "data"}
+    assert (found["seed"], found["array"]) == (1, [0, 1])
+
+
+def test_models_and_dataclasses_are_what_they_make_of_themselves() -> None:
+    model = Model.model_validate({"picture": PNG, "more": 2})
+    assert result(model) == {"image": inline(PNG, "image/png"), "seed": 1, "more": 2}
+    assert result([Record(PNG, ["a"])]) == [{"picture": inline(PNG, "image/png"), "names": ["a"]}]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(json_values)
+def test_what_has_no_file_in_it_is_left_as_it_is(value: Any) -> None:
+    assert find(value) is None
+
+
+@given(values=st.lists(json_values | st.binary(max_size=50), min_size=1, max_size=6))
+def test_whatever_is_around_a_file_stays(values: list[Any]) -> None:
+    found = result({"list": values, "file": PNG})
+    expected = [inline(value, _kind(value)) if isinstance(value, bytes) else value for value in values]
+    assert json.dumps(found) == json.dumps({"list": expected, "file": inline(PNG, "image/png")})
+
+
+def _kind(content: bytes) -> str:
+    return File(content).kind()[0]
+
+
+def test_a_cycle_with_a_file_in_it_is_for_the_encoder_to_refuse() -> None:
+    cycle: list[Any] = [PNG]
+    cycle.append(cycle)
+    assert not sealed(cycle).success
+
+
+def test_what_the_task_changes_after_it_has_returned_changes_nothing(tmp_path: Path) -> None:
+    path, buffer, picture = tmp_path / "out.png", bytearray(b"first"), Image.new("L", (1, 1), 10)
+    path.write_bytes(b"first")
+    made = find([path, buffer, picture])
+    assert made
+    made.take()
+    path.unlink()
+    buffer[:] = b"other"
+    picture.putpixel((0, 0), 200)
+    *texts, copy = Output("job", 1, 10_000).seal(0, made).body["result"]
+    assert [base64.b64decode(text["data"]) for text in texts] == [b"first"] * 2
+    assert Image.open(io.BytesIO(base64.b64decode(copy["data"]))).getpixel((0, 0)) == 10
+
+
+def test_the_size_of_an_envelope_with_files_is_exact() -> None:
+    envelope = sealed({"é": [PNG, {"file-": PNG}]})
+    assert envelope.encoded == encoded(envelope.body)

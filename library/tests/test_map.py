@@ -1,0 +1,406 @@
+"""``map`` writes every item's envelope once and in order, whatever happens to it, the endpoint and the way between."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aggregating_worker.client import CallFailed, Client
+from aggregating_worker.client.journal import Journal
+from aggregating_worker.client.map import Summary, map_file
+from aggregating_worker.client.shards import MAX_BODY, Frame, cut
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.calling import KEY, Answer, Request, client, command, environment, proxy
+from tests.conftest import LIBRARY, Caller, Serve
+
+Forward = Callable[[], Answer]
+Meddle = Callable[[Request, Forward], Answer]
+
+
+@pytest.fixture(scope="module")
+def echo(serve: Serve) -> Caller:
+    return serve("hostile", CHUNK_SIZE="8")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "results.jsonl"
+
+
+def write_items(folder: Path, items: list[Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "items.jsonl"
+    path.write_text("".join(f"{json.dumps(item)}\n" for item in items), encoding="utf-8")
+    return path
+
+
+def mapped(base_url: str, items: Path, out: Path, **options: Any) -> Summary:
+    async def scenario() -> Summary:
+        async with Client("local", api_key=KEY, base_url=base_url) as caller:
+            with items.open("rb") as source:
+                return await map_file(caller, source, out, **{"job": {"input": {}}, **options})
+
+    return asyncio.run(scenario())
+
+
+def read(out: Path) -> list[Any]:
+    return [json.loads(line) for line in out.read_bytes().splitlines()]
+
+
+def envelopes_of(items: list[Any]) -> list[Any]:
+    return [{"index": index, "success": True, "result": item} for index, item in enumerate(items)]
+
+
+def test_a_list_is_spread_over_all_workers(serve: Serve, out: Path) -> None:
+    caller = serve("hostile", workers=4, ITEM_CONCURRENCY="1")
+    pipes = [out.with_name(f"pipe-{number}") for number in range(4)]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    items = write_items(out.parent, [{"read": str(pipe)} for pipe in pipes])
+    with ThreadPoolExecutor() as pool:
+        summary = pool.submit(mapped, caller.endpoint.base_url, items, out, shard=1, in_flight=4)
+        while caller.get("/health").json()["jobs"]["inProgress"] < 4:
+            assert not summary.done()
+        for pipe in pipes:
+            pipe.write_text(pipe.name)
+        assert summary.result().jobs == 4
+    assert read(out) == envelopes_of([pipe.name for pipe in pipes])
+    assert {job.worker for job in caller.endpoint.queue.jobs.values()} == {f"worker-{n}" for n in range(1, 5)}
+
+
+def now_and_then(dice: random.Random) -> Meddle:
+    """A gateway's page in place of the answer, before the endpoint has heard of the call or after."""
+
+    def meddle(request: Request, forward: Forward) -> Answer:
+        luck = dice.random()
+        if luck < 0.06:
+            return Answer(500, b"<html>")
+        answer = forward()
+        return answer if luck < 0.94 else Answer(502, b"<html>")
+
+    return meddle
+
+
+def cutting(dice: random.Random) -> Meddle:
+    """A connection that breaks within the answer."""
+
+    def meddle(request: Request, forward: Forward) -> Answer:
+        answer = forward()
+        answer.sent = dice.randrange(len(answer.body)) if dice.random() < 0.12 else None
+        return answer
+
+    return meddle
+
+
+def storming(dice: random.Random) -> Meddle:
+    """At first nothing but refusals, more of them than there are jobs in flight."""
+    storm = iter(range(9))
+
+    def meddle(request: Request, forward: Forward) -> Answer:
+        refused = next(storm, None) is not None
+        return Answer(429, b'{"error": "slow down"}', {"Retry-After": "1"}) if refused else forward()
+
+    return meddle
+
+
+def forgetful(dice: random.Random) -> Meddle:
+    """An endpoint that loses a job now and then."""
+
+    def meddle(request: Request, forward: Forward) -> Answer:
+        return Answer(404, b"{}") if "/stream/" in request.path and dice.random() < 0.1 else forward()
+
+    return meddle
+
+
+@pytest.mark.parametrize("fault", [now_and_then, cutting, storming, forgetful])
+def test_the_way_to_the_endpoint_does_not_change_the_result(
+    echo: Caller, out: Path, fault: Callable[[random.Random], Meddle]
+) -> None:
+    items = [f"item {number}" for number in range(200)]
+    with proxy(echo.endpoint.base_url, fault(random.Random(7))) as base_url:
+        summary = mapped(base_url, write_items(out.parent, items), out, shard=20)
+    assert (summary.items, summary.failed) == (200, 0)
+    assert read(out) == envelopes_of(items)
+
+
+def test_killed_three_times_at_random_it_has_each_item_once_and_in_order(echo: Caller, out: Path) -> None:
+    trace = out.with_name("trace")
+    items = write_items(out.parent, [{"log": str(trace), "item": number} for number in range(3_000)])
+    arguments = ("map", str(items), "--out", str(out), "--shard", "50", "--in-flight", "8")
+    journal = out.with_name("results.jsonl.journal")
+    for lines in sorted(random.choices(range(2_000), k=3)):
+        with subprocess.Popen(
+            command(*arguments), cwd=LIBRARY, env=environment(echo.endpoint.base_url), stdout=subprocess.PIPE
+        ) as process:
+            while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert not out.exists()
+    finished = client(echo.endpoint.base_url, *arguments)
+    assert finished.returncode == 0
+    assert finished.stdout.startswith(b"3000 items, 0 failed, ")
+    assert read(out) == envelopes_of(list(range(3_000)))
+    calls = Counter(trace.read_text().split())
+    assert len(calls) == 3_000
+    assert calls.total() <= 3_000 + 3 * 8 * 50
+    assert not journal.exists()
+
+
+def test_a_worker_killed_in_a_shard_costs_nothing(serve: Serve, out: Path, fifo: Path) -> None:
+    caller = serve("hostile", workers=2)
+    items = [*range(30), {"read": str(fifo)}, *range(30)]
+    with ThreadPoolExecutor(1) as pool:
+        mapping = pool.submit(
+            mapped, caller.endpoint.base_url, write_items(out.parent, items), out, shard=20, in_flight=3
+        )
+        held = os.open(fifo, os.O_WRONLY)  # once a worker reads
+        for worker in list(caller.endpoint.workers.running):
+            os.kill(worker.process.pid, signal.SIGKILL)
+            worker.exited.result(10)
+        os.close(held)
+        fifo.write_text("again")
+        summary = mapping.result(30)
+    assert (summary.items, summary.failed, summary.jobs) == (61, 0, 4)
+    assert read(out) == envelopes_of([*range(30), "again", *range(30)])
+
+
+def test_results_that_do_not_fit_into_a_response_are_asked_for_in_smaller_shards(serve: Serve, out: Path) -> None:
+    caller = serve("hostile", MAX_OUTPUT_BYTES="20000")
+    items = write_items(out.parent, [{"bytes": 3_000}] * 30 + [{"bytes": 30_000}] + [{"bytes": 3_000}] * 30)
+    summary = mapped(caller.endpoint.base_url, items, out, shard=20)
+    assert (summary.items, summary.failed) == (61, 1)
+    results = read(out)
+    assert [envelope["index"] for envelope in results] == list(range(61))
+    assert results[30]["failure"]["type"] == "OutputTooLarge"
+    assert all(envelope["result"] == "x" * 3_000 for envelope in results if envelope["index"] != 30)
+
+
+def test_items_that_are_too_large_by_themselves_cost_a_job_each(serve: Serve, out: Path) -> None:
+    caller = serve("hostile", JOB_CONCURRENCY="16", MAX_OUTPUT_BYTES="20000")
+    large = {*range(0, 400, 50), 399, 398}
+    items = write_items(out.parent, [{"bytes": 30_000} if index in large else index for index in range(400)])
+    summary = mapped(caller.endpoint.base_url, items, out, shard=20)
+    assert (summary.items, summary.failed) == (400, 10)
+    assert summary.jobs <= 20 + 10
+    assert {envelope["index"] for envelope in read(out) if not envelope["success"]} == large
+
+
+def test_a_result_that_cannot_be_fetched_is_asked_for_three_times(echo: Caller, out: Path) -> None:
+    """The local endpoint's worker has no bucket here: the proxy says that it has, and that it is empty."""
+    submitted = []
+
+    def meddle(request: Request, forward: Forward) -> Answer:
+        if request.path == "/empty":
+            return Answer(403)
+        submitted.append(request.path.endswith("/run"))
+        answer = forward()
+        answer.body = answer.body.replace(b'"result": "away"', b'"result_url":"%s/empty"' % address.encode())
+        return answer
+
+    with proxy(echo.endpoint.base_url, meddle) as base_url:
+        address = base_url.removesuffix("/v2")
+        summary = mapped(base_url, write_items(out.parent, ["here", "away"]), out)
+    assert (summary.items, summary.failed) == (2, 1)
+    assert [envelope["success"] for envelope in read(out)] == [True, False]
+    assert read(out)[1]["failure"]["type"] == "ResultUnavailable"
+    assert sum(submitted) == summary.jobs == 4  # the first one brought the other item's
+
+
+def test_a_job_that_fails_three_times_is_the_platforms_message_and_the_status_2(echo: Caller, out: Path) -> None:
+    job = out.with_name("job.json")
+    job.write_text('{"input": {"option": "none", "items": ["not these"]}}')
+    before = len(echo.endpoint.queue.jobs)
+    finished = client(echo.endpoint.base_url, "map", "-", "--out", str(out), "--job", str(job), given=b"1\n2\n")
+    assert (finished.returncode, finished.stdout) == (2, b"")
+    assert b" FAILED: The job's input cannot be used: option should be a valid integer" in finished.stderr
+    assert b"the same command goes on from there" in finished.stderr
+    assert len(echo.endpoint.queue.jobs) - before == 3
+    assert not out.exists()
+
+
+def test_after_a_refusal_it_goes_on_where_it_was(echo: Caller, out: Path) -> None:
+    calls = Counter[str]()
+
+    def closing(request: Request, forward: Forward) -> Answer:
+        calls["all"] += 1
+        return forward() if calls["all"] < 30 else Answer(403, b'{"error": "no credit"}')
+
+    trace = out.with_name("trace")
+    items = write_items(out.parent, [{"log": str(trace), "item": number} for number in range(400)])
+    with proxy(echo.endpoint.base_url, closing) as base_url, pytest.raises(CallFailed, match="answered 403: no credit"):
+        mapped(base_url, items, out, shard=20, in_flight=2)
+    done = [line["index"] for line in read(out.with_name("results.jsonl.journal")) if "success" in line]
+    assert 0 < len(done) < 400
+    mapped(echo.endpoint.base_url, items, out, shard=20)
+    assert read(out) == envelopes_of(list(range(400)))
+    calls = Counter(trace.read_text().split())
+    assert {calls[str(index)] for index in done} == {1}
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_cancels_what_is_in_flight_and_says_how_to_go_on(echo: Caller, out: Path, fifo: Path) -> None:
+    items = write_items(out.parent, [{"read": str(fifo)}, *range(20)])
+    with subprocess.Popen(
+        command("map", str(items), "--out", str(out), "--shard", "10"),
+        cwd=LIBRARY,
+        env=environment(echo.endpoint.base_url),
+        stderr=subprocess.PIPE,
+    ) as process:
+        held = os.open(fifo, os.O_WRONLY)  # once a worker reads
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read() if process.stderr else b""
+    assert process.returncode == 130
+    os.close(held)
+    with suppress(OSError):  # until the cancelled job no longer reads
+        while True:
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+            time.sleep(0.005)
+    assert said == b"Interrupted: what was in flight has been cancelled. Start again, and it goes on.\n"
+    with ThreadPoolExecutor(1) as pool:
+        mapping = pool.submit(mapped, echo.endpoint.base_url, items, out, shard=10)
+        fifo.write_text("free")
+        assert mapping.result(30).failed == 0
+    assert read(out) == envelopes_of(["free", *range(20)])
+
+
+def test_what_is_of_something_else_is_not_overwritten(echo: Caller, out: Path) -> None:
+    items = write_items(out.parent, [1, 2])
+    mapped(echo.endpoint.base_url, items, out, keep_journal=True)
+    kept = out.read_bytes()
+    assert mapped(echo.endpoint.base_url, items, out, keep_journal=True).jobs == 0
+    for other, job in ((items, {"option": 1}), (write_items(out.with_name("others"), [1, 3]), {})):
+        with pytest.raises(CallFailed, match=r"is of other items, another job or other --files: choose"):
+            mapped(echo.endpoint.base_url, other, out, job={"input": job})
+    out.with_name("results.jsonl.journal").unlink()
+    with pytest.raises(CallFailed, match="exists, and has no journal to go on from"):
+        mapped(echo.endpoint.base_url, items, out)
+    assert out.read_bytes() == kept
+
+
+@pytest.mark.parametrize("harm", [b"\xff", b"\n", b"}"], ids=["not UTF-8", "split", "not JSON"])
+def test_a_damaged_journal_keeps_what_is_whole_and_says_what_is_not(echo: Caller, out: Path, harm: bytes) -> None:
+    trace = out.with_name("trace")
+    items = write_items(out.parent, [{"log": str(trace), "item": number} for number in range(100)])
+    mapped(echo.endpoint.base_url, items, out, shard=50, keep_journal=True)
+    out.unlink()
+    journal = out.with_name("results.jsonl.journal")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    hurt = next(number for number, line in enumerate(lines) if b'"index": 30,' in line)
+    lines[hurt] = lines[hurt][:5] + harm + lines[hurt][6:]
+    journal.write_bytes(b"".join(lines))
+    finished = client(echo.endpoint.base_url, "map", str(items), "--out", str(out))
+    assert finished.returncode == 0
+    assert b"could not be read" in finished.stderr
+    assert read(out) == envelopes_of(list(range(100)))
+    assert len(trace.read_text().split()) == 100  # the endpoint still has the job
+
+
+def test_two_at_once_do_not_write_the_same_output(out: Path) -> None:
+    with Journal(out, {}, 1), pytest.raises(CallFailed, match="is being written by another process"):
+        Journal(out, {}, 1).__enter__()
+
+
+def test_a_list_without_items_is_done(out: Path) -> None:
+    assert mapped("http://127.0.0.1:1/v2", write_items(out.parent, []), out).items == 0
+    assert out.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"1\n\n{\n", "^Line 3 of the items is not JSON"),
+        (b"1\n2 3\n", "^Line 2 of the items is not JSON"),
+        (b'"\xff"\n', "^Line 1 of the items is not JSON"),
+        (b"NaN\n", "^Line 1 of the items is not JSON, one item a line: NaN is not JSON"),
+        (b"[" * 100_000, "^Line 1 of the items is not JSON, one item a line: nested too deeply"),
+        (b'1\n"%s"\n' % (b"x" * 10_000_000), r"^Line 2 of the items has 10000002 bytes: a job can carry \d+\.$"),
+    ],
+    ids=["brace", "two", "not UTF-8", "NaN", "deep", "large"],
+)
+def test_a_line_that_is_no_item_is_named_before_anything_is_sent(out: Path, content: bytes, sentence: str) -> None:
+    items = out.with_name("items.jsonl")
+    items.write_bytes(content)
+    with pytest.raises(CallFailed, match=sentence):
+        mapped("http://127.0.0.1:1/v2", items, out)
+    assert list(out.parent.iterdir()) == [items]
+
+
+@pytest.mark.parametrize("job", [{"input": [1]}, {"policy": {}}, {"input": {"x": "x" * MAX_BODY}}], ids=["a", "b", "c"])
+def test_a_job_that_cannot_carry_items_is_refused(out: Path, job: Any) -> None:
+    with pytest.raises(CallFailed, match=r"^The job (should be an object with an input|leaves no room for items)"):
+        mapped("http://127.0.0.1:1/v2", write_items(out.parent, [1]), out, job=job)
+
+
+@settings(max_examples=50)
+@given(
+    sizes=st.lists(st.integers(1, 60), max_size=60),
+    most=st.integers(1, 20),
+    options=st.dictionaries(st.text(), st.integers()),
+)
+def test_every_item_is_in_one_shard_in_order_and_under_both_limits(
+    sizes: list[int], most: int, options: dict[str, int]
+) -> None:
+    frame = Frame({"policy": {"ttl": 1}, "input": {**options, "items": "others"}})
+    items = [b"1" * size for size in sizes]
+    room = 60
+    shards = list(cut(range(len(sizes)), sizes.__getitem__, lambda: most, room))
+    assert [index for shard in shards for index in shard] == list(range(len(sizes)))
+    shard: list[int]
+    following: list[int]
+    for shard, following in zip_longest(shards, shards[1:], fillvalue=[]):
+        body = frame.body([items[index] for index in shard])
+        assert json.loads(body) == {
+            "policy": {"ttl": 1},
+            "input": {**options, "items": [int(items[index]) for index in shard]},
+        }
+        used = len(body) - len(frame.body([]))
+        assert used <= room
+        assert len(shard) <= most
+        assert not following or len(shard) == most or used + 1 + sizes[following[0]] > room
+
+
+@settings(max_examples=50)
+@given(order=st.permutations(range(8)), failed=st.sets(st.integers(0, 7)), place=st.floats(0, 1))
+def test_a_journal_cut_anywhere_loses_its_last_line_only(order: list[int], failed: set[int], place: float) -> None:
+    def envelope(index: int) -> Any:
+        if index in failed:
+            return {"index": index, "success": False, "failure": {"type": "é", "message": "\ud800\n"}}
+        return {"index": index, "success": True, "result": "\u2028"}
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        with Journal(out, {"of": "é"}, 8) as journal:
+            for index in order:
+                journal.submitted(f"job {index}", [index])
+                journal.record(envelope(index))
+            path = journal.path
+        content = path.read_bytes()
+        kept = content[: round(place * len(content))]
+        path.write_bytes(kept)
+        whole = [json.loads(line) for line in kept.splitlines(keepends=True) if line.endswith(b"\n")]
+        recorded = [line["index"] for line in whole if "success" in line]
+        with Journal(out, {"of": "é"}, 8) as journal:
+            assert [index for index in range(8) if index in journal] == sorted(recorded)
+            assert (journal.done, journal.failed) == (len(recorded), len(failed.intersection(recorded)))
+            waiting = [line["job"] for line in whole if "job" in line and line["indices"][0] not in recorded]
+            assert [job for job, _ in journal.unfinished()] == waiting
+            for index in range(8):
+                journal.record(envelope(index))
+            journal.write_output()
+        assert read(out) == [envelope(index) for index in range(8)]

@@ -1,0 +1,141 @@
+"""The parts of an item: on the stream while it runs, in order, and all of them in its result."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aggregating_worker.job import JobRunner
+from aggregating_worker.refusal import Refused
+from aggregating_worker.settings import Settings
+from pydantic import BaseModel
+
+from tests.conftest import Caller, MakeWorker, Serve, off_runpod
+from tests.test_pool import run
+from tests.test_stream import make
+
+
+@pytest.fixture(scope="module", params=["parts", "parts_async"])
+def caller(request: pytest.FixtureRequest, serve: Serve) -> Caller:
+    return serve(request.param)
+
+
+def told_apart(chunks: Any) -> tuple[dict[int, list[Any]], list[dict[str, Any]]]:
+    """Return the parts of each item, and the envelopes; no part comes after its item's envelope."""
+    parts: dict[int, list[Any]] = defaultdict(list)
+    envelopes: list[dict[str, Any]] = []
+    for chunk in chunks:
+        for one in chunk if isinstance(chunk, list) else [chunk]:
+            if "parts" in one:
+                assert one.keys() == {"index", "parts"}
+                assert one["index"] not in [envelope["index"] for envelope in envelopes]
+                parts[one["index"]] += one["parts"]
+            else:
+                envelopes.append(one)
+    return parts, envelopes
+
+
+def test_parts_are_streamed_in_order_and_the_aggregate_has_the_whole(caller: Caller) -> None:
+    items = [{"yield": [f"{item}-{part} " for part in range(50)]} for item in range(8)]
+    job_id = caller.run(items)
+    parts, envelopes = told_apart(caller.stream(job_id))
+    assert parts == {index: item["yield"] for index, item in enumerate(items)}
+    whole = [{"index": index, "success": True, "result": "".join(item["yield"])} for index, item in enumerate(items)]
+    assert envelopes == caller.status(job_id)["output"] == whole
+    assert caller.runsync(items)["output"] == whole
+
+
+@pytest.mark.parametrize(("yielded", "whole"), [([], ""), (["a", 1], ["a", 1]), ([{"a": 1}], [{"a": 1}])])
+def test_the_result_is_a_string_of_strings_or_else_a_list(caller: Caller, yielded: list[Any], whole: Any) -> None:
+    assert caller.runsync([{"yield": yielded}])["output"][0]["result"] == whole
+
+
+def test_the_first_part_is_not_held_back(caller: Caller, fifo: Path) -> None:
+    job_id = caller.run([{"yield": ["first"], "then": {"read": str(fifo)}}])
+    chunks = caller.stream(job_id)
+    assert next(chunks) == {"index": 0, "parts": ["first"]}
+    fifo.write_text("last")
+    assert list(chunks) == [{"index": 0, "parts": ["last"]}, {"index": 0, "success": True, "result": "firstlast"}]
+
+
+@pytest.mark.parametrize("bad", ["raise", "object", "exit"])
+def test_an_item_that_fails_after_some_parts_is_a_failure(caller: Caller, bad: str) -> None:
+    job_id = caller.run([{"yield": ["good"], "then": bad}, {"yield": ["other"]}])
+    parts, envelopes = told_apart(caller.stream(job_id))
+    assert parts == {0: ["good"], 1: ["other"]}
+    assert [envelope["success"] for envelope in envelopes] == [False, True]
+
+
+def test_a_generator_is_closed_when_its_job_is_cancelled(caller: Caller, fifo: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    job_id = caller.run([{"yield": ["first"], "closed": str(closed), "for ever": True}])
+    assert next(caller.stream(job_id))["parts"][0] == "first"
+    caller.post(f"/cancel/{job_id}")
+    assert caller.runsync([{"yield": ["next"]}])["output"][0]["result"] == "next"
+    caller.wait_for_log(job_id, "1, then stopped")
+    while not closed.exists():
+        caller.get("/health")
+
+
+def test_the_time_of_an_item_is_that_of_all_its_parts(serve: Serve, tmp_path: Path) -> None:
+    caller = serve("parts", ITEM_TIMEOUT="0.5")
+    closed = tmp_path / "closed"
+    state = caller.runsync([{"yield": ["first"], "closed": str(closed), "for ever": True}])
+    assert state["output"][0]["failure"]["type"] == "TimeoutError"
+    while not closed.exists():
+        caller.get("/health")
+
+
+def test_an_async_generator_that_awaits_nothing_leaves_the_others_their_turn() -> None:
+    async def process(item: object, job: object) -> AsyncIterator[str]:
+        while True:
+            yield "more"
+
+    async def scenario() -> None:
+        [failed] = await run(make(process, item_timeout=0.05), ["endless"])
+        assert failed["failure"]["type"] == "TimeoutError"
+
+    asyncio.run(scenario())
+
+
+def test_what_the_network_cannot_take_is_missing_on_the_stream_only(serve: Serve) -> None:
+    caller = serve("parts", CHUNK_SIZE="8")
+    large = ["x" * 100_000] * 60
+    job_id = caller.run([{"yield": large}])
+    parts, _ = told_apart(caller.stream(job_id))
+    assert set(parts[0]) == {"x" * 100_000}
+    [[envelope]] = caller.status(job_id)["output"]
+    assert envelope["result"] == "".join(large)
+    assert caller.log.read_text().count("some are not on the stream") <= 1
+
+
+def test_the_local_test_prints_envelopes_only(make_worker: MakeWorker) -> None:
+    job = json.dumps({"input": {"items": [{"yield": ["a", "b"]}]}})
+    finished = subprocess.run(
+        [sys.executable, "handler.py", "--test_input", job],
+        cwd=make_worker("parts"),
+        env=off_runpod(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert finished.returncode == 0
+    assert "{'output': [{'index': 0, 'success': True, 'result': 'ab'}]}" in finished.stdout
+
+
+def test_a_batch_that_yields_is_refused_at_the_start() -> None:
+    class Input(BaseModel):
+        items: list[int]
+
+    def process_batch(items: list[int], job: Input) -> Any:
+        yield from items
+
+    task: Any = SimpleNamespace(Input=Input, load=lambda: None, process_batch=process_batch)
+    with pytest.raises(Refused, match="only process may yield"):
+        JobRunner(task, Settings())

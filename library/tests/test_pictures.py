@@ -1,0 +1,130 @@
+"""Pictures all the way: through the production loop, into a real S3 server or the response, and onto a disk."""
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.calling import Answer, Request, client, serve_http
+from tests.conftest import Serve
+from tests.tasks.pictures import picture
+
+SIZE = 3_000_000
+ITEMS = [{"seeds": [index], "size": SIZE} for index in range(12)]
+TASKS = ["pictures", "pictures_async", "pictures_batch"]
+KEYS = {"BUCKET_ACCESS_KEY_ID": "id", "BUCKET_SECRET_ACCESS_KEY": "secret"}
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[dict[str, str]]:
+    """Serve S3 with one bucket, whose name the host's has too; return the worker's settings for it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id="id",
+        aws_secret_access_key="secret",
+        region_name="us-east-1",
+    )
+    s3.create_bucket(Bucket="localhost")
+    yield {"BUCKET_ENDPOINT_URL": f"http://localhost:{port}", "BUCKET_NAME": "localhost", **KEYS}
+    server.stop()
+
+
+@contextmanager
+def failing(store: dict[str, str], refused: str) -> Iterator[dict[str, str]]:
+    """Stand before a store that does not take the file named ``refused``; yield the worker's settings."""
+    with httpx.Client(base_url=store["BUCKET_ENDPOINT_URL"], timeout=30) as http:
+
+        def answer(request: Request) -> Answer:
+            if request.method == "PUT" and request.path.endswith(refused):
+                return Answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+            headers = {name: value for name, value in request.headers.items() if name not in ("host", "expect")}
+            got = http.request(request.method, request.path, content=request.body, headers=headers)
+            return Answer(got.status_code, got.content)
+
+        with serve_http(answer) as address:
+            yield {**store, "BUCKET_ENDPOINT_URL": address}
+
+
+def read(file: dict[str, Any]) -> bytes:
+    """Return what is in a file, wherever it is."""
+    if "data" in file:
+        return base64.b64decode(file["data"])
+    return httpx.get(file["url"]).raise_for_status().content
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_12_pictures_of_3_mb_are_references_to_the_same_pictures(
+    serve: Serve, store: dict[str, str], task: str
+) -> None:
+    """Also: the bucket is named like the first part of its host, and stands in the path nonetheless."""
+    caller = serve(task, **store)
+    job_id = caller.run(ITEMS)
+    streamed = list(caller.stream(job_id))
+    assert caller.status(job_id)["output"] == streamed
+    assert [envelope["index"] for envelope in streamed] == [*range(12)]
+    for index, file in enumerate(envelope["result"] for envelope in streamed):
+        assert (file["content_type"], file["bytes"]) == ("image/png", SIZE)
+        assert httpx.URL(file["url"]).path == f"/localhost/{job_id}/{index}-0.png"
+        answer = httpx.get(file["url"]).raise_for_status()
+        assert answer.content == picture(index, SIZE)
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.headers["content-disposition"] == f'inline; filename="{index}-0.png"'
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_without_a_bucket_as_many_as_fit_are_inline_in_input_order_every_run_alike(serve: Serve, task: str) -> None:
+    caller = serve(task)
+    runs = [caller.runsync(ITEMS)["output"] for _ in range(3)]
+    assert runs[0] == runs[1] == runs[2]
+    assert [envelope["success"] for envelope in runs[0]] == [True, True] + 10 * [False]  # each takes 4 MB of 10
+    assert [read(envelope["result"]) for envelope in runs[0][:2]] == [picture(0, SIZE), picture(1, SIZE)]
+    assert {envelope["failure"]["type"] for envelope in runs[0][2:]} == {"OutputTooLarge"}
+
+
+def test_an_upload_that_fails_costs_its_item_only(serve: Serve, store: dict[str, str]) -> None:
+    with failing(store, "/3-0.png") as settings:
+        output = serve("pictures", **settings).runsync(ITEMS[:6])["output"]
+        assert [envelope["success"] for envelope in output] == [True, True, True, False, True, True]
+        message = f"3-0.png, image/png of {SIZE} bytes could not be stored: the bucket answered 403 AccessDenied."
+        assert output[3]["failure"] == {"type": "NotStored", "message": message}
+        assert read(output[5]["result"]) == picture(5, SIZE)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("stored", [True, False], ids=["bucket", "inline"])
+def test_a_result_keeps_its_shape_around_its_files(
+    serve: Serve, store: dict[str, str], task: str, stored: bool
+) -> None:
+    item = {"seeds": [1, 2, 3], "size": 150_000}
+    [envelope] = serve(task, **(store if stored else {})).runsync([item])["output"]
+    first, second = envelope["result"]["images"]
+    thumb = envelope["result"]["meta"]["thumb"]
+    assert envelope["result"] == {"images": [first, second], "meta": {"thumb": thumb}, "seed": 1}
+    for seed, file in enumerate((first, second, thumb), start=1):
+        assert file.keys() == {"content_type", "bytes", "url" if stored else "data"}
+        assert read(file) == picture(seed, 150_000)
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["bucket", "inline"])
+def test_map_brings_all_12_to_disk(serve: Serve, store: dict[str, str], tmp_path: Path, stored: bool) -> None:
+    """Without a bucket it asks again, in smaller jobs, for what did not fit."""
+    caller = serve("pictures", **(store if stored else {}))
+    items, out, folder = (tmp_path / name for name in ("items.jsonl", "out.jsonl", "files"))
+    items.write_text("".join(f"{json.dumps(item)}\n" for item in ITEMS))
+    called = client(caller.endpoint.base_url, "map", str(items), "--out", str(out), "--files", str(folder))
+    assert called.returncode == 0
+    results = [json.loads(line)["result"] for line in out.read_text().splitlines()]
+    assert [Path(result["path"]).name for result in results] == [f"{index}-0.png" for index in range(12)]
+    assert [Path(result["path"]).read_bytes() for result in results] == [picture(index, SIZE) for index in range(12)]
+    assert len([*folder.iterdir()]) == 12

@@ -1,0 +1,440 @@
+"""One pool of calls for all jobs: what they share, what they never mix, and that nobody waits for nobody."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import aclosing
+from functools import cached_property
+from typing import Any
+
+import pytest
+import uvloop
+from aggregating_worker.calls.stream import Stream
+from aggregating_worker.outcome.overflow import Output
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, SecretStr
+
+from tests.test_stream import make, others_done
+
+
+class Job(BaseModel):
+    items: list[Any]
+    option: Any = None
+    secret: SecretStr = SecretStr("")
+
+
+async def run(stream: Stream, items: list[Any], job_id: str = "job", **options: Any) -> list[dict[str, Any]]:
+    """Do a job; return its envelopes."""
+    output = Output(job_id, len(items), 10_000_000)
+    job = Job(items=items, **options)
+    return [envelope.body async for chunk in stream.run(job.items, job, job_id, output) for envelope in chunk]
+
+
+def results(envelopes: list[dict[str, Any]]) -> list[Any]:
+    return [envelope.get("result", envelope.get("failure", {}).get("type")) for envelope in envelopes]
+
+
+class Batches:
+    """A ``process_batch`` whose first call waits until it is let go, and so has the next one fill up."""
+
+    def __init__(self, act: Callable[[Any], Any] = lambda item: item) -> None:
+        self.calls: list[list[Any]] = []
+        self.jobs: list[Job] = []
+        self.begun = asyncio.Event()
+        self.go = asyncio.Event()
+        self._act = act
+
+    async def __call__(self, items: list[Any], job: Job) -> list[Any]:
+        self.calls.append(list(items))
+        self.jobs.append(job)
+        self.begun.set()
+        await self.go.wait()
+        return [self._act(item) for item in items]
+
+
+async def together(stream: Stream, batches: Batches, *jobs: dict[str, Any]) -> list[list[Any]]:
+    """Do ``jobs`` at once, behind a call that has begun before they come; return their results."""
+    first = asyncio.create_task(run(stream, ["first"]))
+    await batches.begun.wait()
+    others = [asyncio.create_task(run(stream, job_id=str(number), **job)) for number, job in enumerate(jobs)]
+    while stream.pool.making < len(jobs) + 1:
+        await asyncio.sleep(0)
+    batches.go.set()
+    await first
+    return [results(await other) for other in others]
+
+
+def test_items_of_many_jobs_share_a_call() -> None:
+    async def scenario() -> None:
+        batches = Batches()
+        stream = make(batches, batched=True)
+        found = await together(stream, batches, *({"items": [number]} for number in range(32)))
+        assert found == [[number] for number in range(32)]
+        assert batches.calls == [["first"], list(range(32))]
+        assert batches.jobs[1].items == list(range(32))
+
+    asyncio.run(scenario())
+
+
+def test_the_job_of_a_call_has_the_items_of_that_call_whoevers_they_are() -> None:
+    async def scenario() -> None:
+        batches = Batches()
+        stream = make(batches, batched=True, batch_size=2)
+        found = await together(stream, batches, *({"items": [n, -n]} for n in (1, 2, 3)), {"items": [4, 5, 6]})
+        assert found == [[1, -1], [2, -2], [3, -3], [4, 5, 6]]
+        assert [job.items for job in batches.jobs] == batches.calls
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"option": 1}, {"option": 2}),
+        ({"option": 1}, {"option": True}),
+        ({"option": [1]}, {"option": [1.0]}),
+        ({"option": {"a": 1}}, {"option": {"a": 1, "b": 2}}),
+        ({"option": float("nan")}, {"option": float("nan")}),
+        ({"secret": "mine"}, {"secret": "yours"}),
+    ],
+    ids=str,
+)
+def test_different_options_never_share_a_call(one: dict[str, Any], other: dict[str, Any]) -> None:
+    async def scenario() -> None:
+        batches = Batches()
+        stream = make(batches, batched=True)
+        jobs = [{"items": [n], **(one if n % 2 else other)} for n in range(6)]
+        assert await together(stream, batches, *jobs) == [[n] for n in range(6)]
+        assert all(len({n % 2 for n in call}) == 1 for call in batches.calls[1:])
+        for call, job in zip(batches.calls[1:], batches.jobs[1:], strict=True):
+            expected = Job.model_validate({"items": call, **(one if call[0] % 2 else other)})
+            assert repr(job) == repr(expected)
+            assert job.secret == expected.secret
+
+    asyncio.run(scenario())
+
+
+def test_what_a_job_has_worked_out_of_its_items_is_not_handed_on_with_those_of_others() -> None:
+    class Cached(Job):
+        @cached_property
+        def count(self) -> int:
+            return len(self.items)
+
+    async def count(items: list[Any], job: Cached) -> list[int]:
+        return [job.count] * len(items)
+
+    async def scenario() -> None:
+        stream = make(count, batched=True, batch_size=2, batch_wait=60)
+        jobs = [Cached(items=[0]), Cached(items=[0])]
+        assert [job.count for job in jobs] == [1, 1]
+        outputs = [Output("job", 1, 10_000_000) for _ in jobs]
+        streams = [stream.run(job.items, job, "job", output) for job, output in zip(jobs, outputs, strict=True)]
+        chunks = await asyncio.gather(*map(anext, streams))
+        assert [envelope.body["result"] for [envelope] in chunks] == [2, 2]
+        for each in streams:
+            await each.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_one_bad_item_costs_no_other_job_anything() -> None:
+    async def scenario() -> None:
+        batches = Batches(lambda item: 1 / item)
+        stream = make(batches, batched=True)
+        jobs = [{"items": [n, n]} for n in (1, 0, 2, 4)]
+        found = await together(stream, batches, *jobs)
+        assert found == [[1, 1], ["ZeroDivisionError"] * 2, [0.5, 0.5], [0.25, 0.25]]
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_is_cancelled_in_a_shared_call_disturbs_no_other_and_costs_no_further_call() -> None:
+    async def scenario() -> None:
+        batches = Batches()
+        stream = make(batches, batched=True, batch_size=4)
+        first = asyncio.create_task(run(stream, ["first"]))
+        await batches.begun.wait()
+        leaving = asyncio.create_task(run(stream, ["leaves"] * 50, "leaving"))
+        staying = asyncio.create_task(run(stream, [1, 2, 3], "staying"))
+        while stream.pool.making < 3:
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        batches.go.set()
+        assert results(await first) == ["first"]
+        assert results(await staying) == [1, 2, 3]
+        assert batches.calls == [["first"], [1, 2, 3]]
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_is_cancelled_while_its_call_runs_leaves_the_call_to_the_others() -> None:
+    async def scenario() -> None:
+        batches = Batches()
+        stream = make(batches, batched=True, batch_wait=60, batch_size=2)
+        leaving = asyncio.create_task(run(stream, ["leaves"], "leaving"))
+        staying = asyncio.create_task(run(stream, ["stays"], "staying"))
+        await batches.begun.wait()
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        batches.go.set()
+        assert results(await staying) == ["stays"]
+        assert batches.calls == [["leaves", "stays"]]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("cancelled", [1, 2, 3])
+def test_a_job_that_waits_starts_though_all_that_came_before_it_were_cancelled(cancelled: int) -> None:
+    """Each has options of its own, and nothing else arrives that could have the pool look again."""
+
+    async def scenario() -> None:
+        batches = Batches()
+        stream = make(batches, batched=True)
+        first = asyncio.create_task(run(stream, ["first"]))
+        await batches.begun.wait()
+        leaving = [asyncio.create_task(run(stream, ["leaves"], option=number)) for number in range(cancelled)]
+        waiting = asyncio.create_task(run(stream, ["waits"], option="waits"))
+        while stream.pool.making < cancelled + 2:
+            await asyncio.sleep(0)
+        for job in leaving:
+            job.cancel()
+        await asyncio.wait(leaving)
+        batches.go.set()
+        async with asyncio.timeout(10):
+            assert [results(await job) for job in (first, waiting)] == [["first"], ["waits"]]
+        assert batches.calls == [["first"], ["waits"]]
+
+    asyncio.run(scenario())
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))))
+def test_one_guilty_item_costs_about_twice_the_logarithm_of_its_batch(size_and_guilty: tuple[int, int]) -> None:
+    size, guilty = size_and_guilty
+    calls = []
+
+    def process_batch(items: list[int], job: object) -> list[int]:
+        calls.append(items)
+        if guilty in items:
+            raise ValueError("no")
+        return items
+
+    async def scenario() -> None:
+        found = results(await run(make(process_batch, batched=True, batch_size=64), list(range(size))))
+        assert found == [number if number != guilty else "ValueError" for number in range(size)]
+
+    asyncio.run(scenario())
+    assert len(calls) <= 1 + 2 * (size - 1).bit_length()
+
+
+def test_each_try_gets_items_as_fresh_as_the_first() -> None:
+    def process_batch(items: list[dict[str, str]], job: object) -> list[str]:
+        for item in items:
+            item["text"] = item.pop("raw")
+        if any(item["text"] == "bad" for item in items):
+            raise ValueError("no")
+        return [item["text"] for item in items]
+
+    async def scenario() -> None:
+        items = [{"raw": "a"}, {"raw": "b"}, {"raw": "bad"}, {"raw": "c"}]
+        assert results(await run(make(process_batch, batched=True), items)) == ["a", "b", "ValueError", "c"]
+
+    asyncio.run(scenario())
+
+
+def test_each_try_has_its_own_time_and_what_is_made_is_kept() -> None:
+    """The first half succeeds, the second is never done: only that one is late."""
+
+    async def process_batch(items: list[int], job: object) -> list[int]:
+        if len(items) == 4:
+            raise ValueError("together they fail")
+        if 2 in items:
+            await asyncio.Event().wait()
+        return items
+
+    async def scenario() -> None:
+        found = results(await run(make(process_batch, batched=True, item_timeout=0.1), [0, 1, 2, 3]))
+        assert found == [0, 1, "TimeoutError", "TimeoutError"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_job_of_one_item_waits_for_two_calls_at_most_beside_one_of_thousands(batched: bool) -> None:
+    async def scenario() -> None:
+        calls: list[list[Any]] = []
+
+        async def process_batch(items: list[Any], job: object) -> list[Any]:
+            calls.append(items)
+            await asyncio.sleep(0)
+            return items
+
+        async def process(item: Any, job: object) -> Any:
+            return (await process_batch([item], job))[0]
+
+        stream = make(process_batch if batched else process, batched=batched, item_concurrency=1)
+        long = asyncio.create_task(run(stream, ["long"] * 3_000))
+        while len(calls) < 5:
+            await asyncio.sleep(0)
+        for option in (None, "another"):
+            before = len(calls)
+            assert results(await run(stream, ["short"], option=option)) == ["short"]
+            [place] = [place for place, call in enumerate(calls[before:]) if "short" in call]
+            assert place <= 2
+        long.cancel()
+        await asyncio.wait([long])
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_is_not_full_waits_for_as_long_as_it_is_told_to() -> None:
+    async def scenario() -> None:
+        batches = Batches()
+        batches.go.set()
+        stream = make(batches, batched=True, batch_size=3, batch_wait=60)
+        jobs = [asyncio.create_task(run(stream, [number], str(number))) for number in range(3)]
+        assert [results(await job) for job in jobs] == [[0], [1], [2]]
+        assert batches.calls == [[0, 1, 2]]
+        impatient = make(batches, batched=True, batch_size=3, batch_wait=0.05)
+        assert results(await run(impatient, ["alone"])) == ["alone"]
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_waits_starts_in_time_by_a_coarse_clock_too() -> None:
+    async def scenario() -> None:
+        stream = make(lambda items, job: items, batched=True, batch_size=3, batch_wait=0.0105)
+        async with asyncio.timeout(10):
+            for _ in range(50):
+                await run(stream, ["alone"])
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # whose clock has whole milliseconds
+        runner.run(scenario())
+
+
+def test_there_is_room_for_what_could_start_and_for_no_more() -> None:
+    async def scenario() -> None:
+        go = asyncio.Event()
+
+        async def process(item: int, job: object) -> int:
+            await go.wait()
+            return item
+
+        stream = make(process, item_concurrency=4)
+        assert stream.pool.room() == 4
+        jobs = [asyncio.create_task(run(stream, [1])) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert stream.pool.room() == 1
+        jobs.append(asyncio.create_task(run(stream, [1] * 9)))
+        await asyncio.sleep(0)
+        assert stream.pool.room() <= 0
+        go.set()
+        await asyncio.gather(*jobs)
+        assert stream.pool.room() == 4
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_has_room_for_the_call_after_the_one_under_way() -> None:
+    async def scenario() -> None:
+        batches = Batches()
+        stream = make(batches, batched=True, batch_size=8)
+        jobs = [asyncio.create_task(run(stream, [1]))]
+        await batches.begun.wait()
+        assert stream.pool.room() == 8
+        jobs.append(asyncio.create_task(run(stream, [1] * 10)))
+        await asyncio.sleep(0)
+        assert stream.pool.room() <= 0
+        batches.go.set()
+        await asyncio.gather(*jobs)
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_whose_slots_are_all_held_for_ever_says_so_and_keeps_what_it_has() -> None:
+    """The job that holds them is accounted for; the one beside it is for another worker."""
+    release = threading.Event()
+
+    def process(item: str, job: object) -> str:
+        if item == "hangs":
+            release.wait(60)
+        return item
+
+    async def scenario() -> None:
+        stream = make(process, item_concurrency=2, item_timeout=0.2)
+        stuck: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        stream.pool.on_stuck = stuck.set_result
+        guilty = asyncio.create_task(run(stream, ["good", "hangs", "hangs", "waits", "waits"], "guilty"))
+        beside = asyncio.create_task(run(stream, ["good", "waits"], "beside"))
+        async with asyncio.timeout(20):
+            assert await stuck == ["beside"]
+            assert stream.pool.room() == 0
+            found = await guilty
+        assert results(found) == ["good", "TimeoutError", "TimeoutError", "WorkerStuck", "WorkerStuck"]
+        beside.cancel()
+        await asyncio.wait([beside])
+        release.set()
+        await others_done(stream)
+
+    asyncio.run(scenario())
+
+
+def test_slots_that_come_back_in_time_are_used_again() -> None:
+    release = threading.Event()
+
+    def process(item: str, job: object) -> str:
+        if item == "slow":
+            release.wait(60)
+        return item
+
+    async def scenario() -> None:
+        stream = make(process, item_concurrency=1, item_timeout=0.5)
+        stream.pool.on_stuck = lambda _: pytest.fail("The slot came back.")
+        output = Output("job", 2, 10_000)
+        async with aclosing(stream.run(["slow", "next"], None, "job", output)) as chunks:
+            [late] = await anext(chunks)
+            assert late.body["failure"]["type"] == "TimeoutError"
+            release.set()
+            [after] = await anext(chunks)
+            assert after.body["result"] == "next"
+
+    asyncio.run(scenario())
+
+
+def test_ten_thousand_jobs_leave_nothing_behind() -> None:
+    async def scenario() -> None:
+        async def process_batch(items: list[int], job: object) -> list[int]:
+            return items
+
+        stream = make(process_batch, batched=True)
+        for number in range(10_000):
+            assert results(await run(stream, [number], option=number % 3)) == [number]
+        assert stream.pool.making == stream.pool.under_way == 0
+        assert len(stream.pool._groups) == len(stream.pool._works) == 0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
+def test_half_of_a_batch_that_never_returns_keeps_the_other_half_from_nothing() -> None:
+    """It holds its own slot, and the other half is tried in the next one that is free."""
+    release = threading.Event()
+
+    def process_batch(items: list[str], job: object) -> list[str]:
+        if len(items) == 4:
+            raise ValueError("together they fail")
+        if "hangs" in items:
+            release.wait(60)
+        return items
+
+    async def scenario() -> None:
+        stream = make(process_batch, batched=True, item_concurrency=2, item_timeout=0.2)
+        async with asyncio.timeout(20):
+            found = results(await run(stream, ["hangs", "late", "good", "fine"]))
+        assert found == ["TimeoutError", "TimeoutError", "good", "fine"]
+        release.set()
+        await others_done(stream)
+
+    asyncio.run(scenario())

@@ -3,68 +3,80 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make lock"
 INSTALL := $(BIN)/uv pip install --require-hashes --python $(BIN)/python
+TEMPLATE := {{cookiecutter.project_slug}}
 WORKER := build/my-worker
 POINTS := sync async batch images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-sdk lint table bench image scale lock upgrade clean
+.PHONY: help demo test test-library test-sdk lint wheel table bench image scale lock upgrade clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(WORKER)  ## Bake a worker and run its main job: local test, then production with a stream
 	@$(MAKE) --no-print-directory -C $(WORKER) demo
 
-test: $(BIN)/.ready-dev lint  ## Lint, then every bake, every suite, every image (if Docker runs), and the README's table
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+test: lint test-library  ## Lint, the library, then every bake, every image (if Docker runs), and the README's table
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-library: $(BIN)/.ready-dev  ## The library's tests, from its source; ARGS="tests/test_pool.py" runs some
+	cd library && ../$(BIN)/python -m pytest --numprocesses 4 --dist loadscope $(ARGS)
 
 # Not as $(MAKE), which --dry-run would follow into a worker that is not baked.
 test-sdk: $(WORKER)  ## Bake a worker and run its tests with the oldest to the newest SDK; SDK="1.12.0 2.0.0rc2" names others
 	@cd $(WORKER) && make test-sdk
 
 lint: $(BIN)/.ready-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --config pyproject.toml .
+	$(BIN)/ruff format --config pyproject.toml --check .
 	$(BIN)/mypy
+	cd library && ../$(BIN)/mypy
 
-table: $(WORKER)  ## Write the table of documented patterns into the README
-	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
-	@cd $(WORKER) && PYTHONPATH=. .venv/bin/python $(CURDIR)/benchmarks/patterns.py $(CHECK)
+wheel: $(BIN)/.ready  ## Build the library into the template's vendor/, and have every lock file name it
+	rm -rf build/wheel "$(TEMPLATE)/vendor" && mkdir "$(TEMPLATE)/vendor"
+	$(BIN)/uv build --quiet --wheel --out-dir build/wheel library
+	cp build/wheel/*.whl "$(TEMPLATE)/vendor/"
+	cd build/wheel && ls *.whl | sed -E 's/^aggregating_worker-([^-]+)-.*/aggregating-worker==\1/' > "$(CURDIR)/$(TEMPLATE)/vendor/version.txt"
+	@$(MAKE) --no-print-directory lock
 
+table: $(BIN)/.ready-dev  ## Write the table of documented patterns into the README
+	@$(BIN)/python benchmarks/patterns.py $(CHECK)
+
+# A worker's own `make lock`, for each starting point; what is for tests and checks is locked once for all of them.
 lock: $(BIN)/.ready  ## Write every lock file from its pyproject.toml; what is locked stays
 	$(LOCK) $(UPGRADE) pyproject.toml --output-file requirements.txt
-	$(LOCK) $(UPGRADE) pyproject.toml --group dev --constraints requirements.txt --output-file requirements-dev.txt
+	$(LOCK) $(UPGRADE) pyproject.toml --group dev library/pyproject.toml --all-extras --group library/pyproject.toml:dev \
+		--constraints requirements.txt --output-file requirements-dev.txt
 	for point in $(POINTS); do \
 		$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir build/$$point starting_point=$$point && \
 		cd build/$$point/my-worker && \
-		$(LOCK) $(UPGRADE) pyproject.toml --output-file requirements.txt && \
-		cp requirements.txt "$(CURDIR)/{{cookiecutter.project_slug}}/starting_points/$$point/" && \
+		$(LOCK) $(UPGRADE) pyproject.toml --find-links vendor --emit-find-links --constraints vendor/version.txt \
+			--upgrade-package aggregating-worker --output-file requirements.txt && \
+		cp requirements.txt "$(CURDIR)/$(TEMPLATE)/starting_points/$$point/" && \
 		cd "$(CURDIR)" || exit 1; \
 	done
 	cd build/sync/my-worker && \
-		$(LOCK) $(UPGRADE) --group run $(POINTS:%=--constraints ../../%/my-worker/requirements.txt) \
-			--output-file requirements-run.txt && \
-		$(LOCK) $(UPGRADE) --group dev $(POINTS:%=--constraints ../../%/my-worker/requirements.txt) \
-			--constraints requirements-run.txt --output-file requirements-dev.txt && \
-		cp requirements-run.txt requirements-dev.txt "$(CURDIR)/{{cookiecutter.project_slug}}/"
+		sed -n 's/^\([a-z].*==.*\) \\$$/\1/p' $(POINTS:%=../../%/my-worker/requirements.txt) | sort -u > ../constraints.txt && \
+		$(LOCK) $(UPGRADE) requirements-run.in --find-links vendor --emit-find-links --constraints ../constraints.txt \
+			--upgrade-package aggregating-worker --output-file requirements-run.txt && \
+		$(LOCK) $(UPGRADE) requirements-dev.in --constraints requirements-run.txt --output-file requirements-dev.txt && \
+		cp requirements-run.txt requirements-dev.txt "$(CURDIR)/$(TEMPLATE)/"
 
 upgrade:  ## Move all that is locked to what is newest
 	@$(MAKE) --no-print-directory lock UPGRADE=--upgrade
 
-bench: $(WORKER) $(BIN)/.ready-dev  ## Measure the documented handlers and this worker; write the README's table and chart
-	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
-	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/speed.py $(WORKER) $(ARGS)
+bench: $(BIN)/.ready-dev  ## Measure the documented handlers and this worker; write the README's table and chart
+	@$(BIN)/python benchmarks/speed.py $(ARGS)
 
-image: $(WORKER) $(BIN)/.ready-dev  ## Build the image; write into the README what is in it and how soon it starts
-	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
-	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/image.py $(WORKER)
+image: $(WORKER) $(BIN)/.ready-dev  ## Build the image; write into docs/image.md what is in it and how soon it starts
+	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready
+	@$(BIN)/python benchmarks/image.py $(WORKER)
 
-scale: $(WORKER) $(BIN)/.ready-dev  ## Measure map and small jobs over 1 to 8 workers; write the table in the baked docs/scaling.md, and a chart
-	@$(MAKE) --no-print-directory -C $(WORKER) .venv/bin/.ready-dev
-	@PYTHONPATH=$(WORKER) $(BIN)/python benchmarks/scale.py $(WORKER) $(ARGS)
+scale: $(BIN)/.ready-dev  ## Measure map and small jobs over 1 to 8 workers; write the table in docs/scaling.md, and a chart
+	@$(BIN)/python benchmarks/scale.py $(ARGS)
 
 clean:  ## Remove what these commands made
-	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache library/.pytest_cache library/.mypy_cache library/.hypothesis
 
 # Baked anew each time, into the same folder: what is installed there stays. ANSWERS=starting_point=batch for another.
 .PHONY: $(WORKER)
@@ -79,7 +91,8 @@ $(BIN)/.ready: requirements.txt
 	@$(INSTALL) --quiet --requirement requirements.txt
 	@touch $@
 
-$(BIN)/.ready-dev: $(BIN)/.ready requirements-dev.txt
-	@echo "Installing what the tests and the benchmarks need ..."
+$(BIN)/.ready-dev: $(BIN)/.ready requirements-dev.txt library/pyproject.toml
+	@echo "Installing the library, and what the tests and the benchmarks need ..."
 	@$(INSTALL) --compile-bytecode --requirement requirements-dev.txt
+	@$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable library
 	@touch $@

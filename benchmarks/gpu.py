@@ -23,12 +23,12 @@ import torch
 import transformers
 
 HERE = Path(__file__).parent
-TEMPLATE = HERE.parent / "{{cookiecutter.project_slug}}"
-sys.path.insert(0, str(TEMPLATE))  # nothing in its machinery waits to be baked
+sys.path.insert(0, str(HERE.parent / "library" / "src"))  # it may not be installed where a GPU is
+os.environ["PYTHONPATH"] = sys.path[0]
 
-from clients import Answered, answered  # noqa: E402
 from aggregating_worker.local import LocalEndpoint  # noqa: E402
-from serve import wait_until_ready  # noqa: E402
+from clients import Answered, answered  # noqa: E402
+from serve import TEMPLATE, wait_until_ready  # noqa: E402
 
 CLIENTS = 64
 WORDS = 48
@@ -62,7 +62,6 @@ def sample(model: Path, env: Mapping[str, str]) -> Iterator[LocalEndpoint]:
     """Serve the starting point with that model."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shutil.copytree(TEMPLATE / "worker", folder / "worker")
         shutil.copy(TEMPLATE / "handler.py", folder)
         shutil.copy(TEMPLATE / "starting_points" / "batch" / "task.py", folder / "batch.py")
         shutil.copy(HERE / "tasks" / "sample.py", folder / "task.py")

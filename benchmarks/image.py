@@ -1,6 +1,6 @@
 """The built image: what is in it, and how soon its worker takes a job.
 
-``make image`` runs it on a freshly baked worker and writes the result into the README. Needs Docker.
+``make image`` runs it on a freshly baked worker and writes the result into docs/image.md. Needs Docker.
 """
 
 import subprocess
@@ -10,13 +10,15 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import readme
-from chart import spread
-from aggregating_worker.local import Image, LocalEndpoint
 from rich.console import Console
 from rich.progress import track
+
+import readme
+from aggregating_worker.local import Image, LocalEndpoint
+from chart import spread
 from serve import first_job, machine
 
+PAGE = Path(__file__).parents[1] / "docs" / "image.md"
 ROUNDS = 15
 BASE = "python:3.13-slim"
 PACKAGES = "cd /venv/lib/python3*/site-packages && du --summarize --block-size=MB * | sort --numeric-sort --reverse"
@@ -45,7 +47,7 @@ def contents(image: str) -> str:
         "|---|---|",
         f"| its base, `{BASE}` | {megabytes(BASE):.0f} |",
         f"| `/venv`: the locked packages, compiled (largest: {largest}) | {megabytes(image, '/venv'):.0f} |",
-        f"| `/app`: `handler.py`, `task.py`, `worker/`, `test_input.json` | {megabytes(image, '/app'):.1f} |",
+        f"| `/app`: `handler.py`, `task.py`, `test_input.json` | {megabytes(image, '/app'):.1f} |",
         f"| all of it | {megabytes(image):.0f} |",
         "",
         f"`pip install runpod=={version('runpod')}` by itself takes {alone.split('MB')[0]} MB.",
@@ -73,7 +75,7 @@ def starts(worker: Path, image: str) -> str:
         f"| the worker in its container | {spread(inside)} |",
         "",
         f"The container takes {spread(ratios)} times as long as the other two together.",
-        f"Measured on {machine(worker)}.",
+        f"Measured on {machine()}.",
     ]
     return "\n".join(rows) + "\n"
 
@@ -84,7 +86,7 @@ def main() -> None:
     image = "localhost/measured"
     subprocess.run(["make", "image", f"IMAGE={image}", "TAG=latest"], cwd=worker, check=True)  # noqa: S607
     try:
-        readme.write("image", f"{contents(image)}\n{starts(worker, image)}")
+        readme.write("image", f"{contents(image)}\n{starts(worker, image)}", PAGE)
     finally:
         docker("rmi", image)
 

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from aggregating_worker.local import LocalEndpoint
 from chart import Row, spread
 from clients import answered
-from aggregating_worker.local import LocalEndpoint
 from serve import Serve, submit, wait_until_ready, wait_until_taken
 
 FEW = 5

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chart import Row
 from aggregating_worker.local import LocalEndpoint
 from aggregating_worker.local.client_api import MAX_BODY
+from chart import Row
 from serve import Serve, first_job, submit
 
 
@@ -68,7 +68,7 @@ def cold_start(serve: Serve, rounds: int, done: Callable[[], None]) -> Row:
     row = Row("cold start to the first job taken")
     for _ in range(rounds):
         row.documented.append(first_job(serve.documented("sync_generator")))
-        row.worker.append(first_job(serve.ours(None)))
+        row.worker.append(first_job(serve.ours("sync")))
         done()
     return row
 

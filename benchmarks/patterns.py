@@ -1,6 +1,6 @@
 """What the SDK makes of the documented handlers, and of this worker, as the table in the README.
 
-Runs with the Python of a baked worker, from the folder of that worker: ``make table`` does both.
+``make table`` runs it.
 """
 
 import json
@@ -14,10 +14,26 @@ from importlib.metadata import version
 from pathlib import Path
 
 import httpx
+
 import readme
 from aggregating_worker.local import LocalEndpoint
 
 HERE = Path(__file__).parent
+TEMPLATE = HERE.parent / "{{cookiecutter.project_slug}}"
+TASK = """
+from pydantic import BaseModel
+
+class Input(BaseModel):
+    items: list[str]
+
+def load() -> None:
+    pass
+
+def process(item: str, job: Input) -> str:
+    if item == "raise":
+        raise ValueError("no")
+    return item
+"""
 
 PATTERNS = {
     "sync_generator": "generator function",
@@ -56,7 +72,7 @@ def production(folder: Path, file: str, items: list[str]) -> str:
     return f"{len(state['output']) - failures} of {len(items)} results" + (f", {failures} failure" if failures else "")
 
 
-def table(worker: Path) -> str:
+def table() -> str:
     """Run every pattern both ways, and the worker beside it, and return the table in Markdown."""
     rows = [
         f"| documented pattern (SDK {version('runpod')}) | `python handler.py` | production | this worker: both |",
@@ -64,9 +80,8 @@ def table(worker: Path) -> str:
     ]
     with tempfile.TemporaryDirectory() as name:
         ours = Path(name)
-        shutil.copytree(worker / "worker", ours / "worker")
-        shutil.copy(worker / "handler.py", ours)
-        shutil.copy(worker / "tests" / "machinery" / "tasks" / "hostile.py", ours / "task.py")
+        shutil.copy(TEMPLATE / "handler.py", ours)
+        (ours / "task.py").write_text(TASK, encoding="utf-8")
         for pattern, words in PATTERNS.items():
             print(f"  {words}", file=sys.stderr)
             items = ["a", "raise", "b"] if pattern == "item_error" else ["a", "b", "c"]
@@ -78,7 +93,7 @@ def table(worker: Path) -> str:
 
 def main() -> None:
     """Write the table into the README; with ``--check``, exit 1 if that would change it."""
-    text = table(Path.cwd())
+    text = table()
     if "--check" not in sys.argv:
         readme.write("table", text)
     elif readme.differs("table", text):

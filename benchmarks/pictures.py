@@ -1,6 +1,6 @@
 """64 pictures of 500 kB into a bucket 20 ms away: one by one with the SDK's own upload, and by this worker.
 
-``PYTHONPATH=WORKER python benchmarks/pictures.py WORKER``; the store is moto's, in WORKER's environment.
+``python benchmarks/pictures.py``; the store is moto's.
 """
 
 import os
@@ -8,9 +8,9 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx
+
 import one_job
 from serve import Serve, submit
 
@@ -34,11 +34,11 @@ server.serve_forever()
 
 def main() -> None:
     """Print the seconds of either side, and the ratio."""
-    worker = Path(sys.argv[1]).absolute()
-    python = str(worker / ".venv" / "bin" / "python")
-    with subprocess.Popen([python, "-c", STORE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as store:
+    with subprocess.Popen(
+        [sys.executable, "-c", STORE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as store:
         try:
-            measure(Serve(worker), f"http://127.0.0.1:{next(iter(store.stdout or ())).strip()}")
+            measure(Serve(), f"http://127.0.0.1:{next(iter(store.stdout or ())).strip()}")
         finally:
             store.terminate()
 

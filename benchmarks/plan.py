@@ -1,4 +1,4 @@
-"""``python -m endpoint.plan``: how long a list takes ``map``, and what it costs, by shard and by workers.
+"""How long a list takes ``map``, and what it costs, by shard and by workers: for the chart of ``scale.py``.
 
 A simulation of an endpoint that scales by queue delay (Runpod docs, serverless/endpoints/endpoint-configurations). It
 assumes that the first job starts a worker at once, that a job which has waited for the queue delay starts one more, and
@@ -8,18 +8,14 @@ it is paid for from its start to the end of its idle timeout. It knows nothing o
 size of results.
 """
 
-import argparse
 import heapq
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 SHARDS = (50, 100, 200, 500, 1_000, 2_000, 5_000)
-WORKERS = (1, 2, 4, 8, 16, 32)
-MAX_ITEMS = 5_000_000
-"""Items that are simulated within some seconds; ten times as many take ten times as long."""
 
 
 @dataclass(frozen=True)
@@ -130,55 +126,6 @@ class Simulation:
             self._paid += self._now - self._started.pop(worker)
 
 
-def table(plan: Plan, show: Callable[[Outcome], str]) -> str:
-    """Return what ``show`` makes of the plan at every shard and number of workers, in lines."""
-    lines = ["workers at most  " + "".join(f"{f'shard {shard:,}':>13}" for shard in SHARDS)]
-    for workers in WORKERS:
-        plans = [replace(plan, shard=shard, workers=workers, in_flight=in_flight(workers)) for shard in SHARDS]
-        lines.append(f"{workers:>15}  " + "".join(f"{show(Simulation(each).run()):>13}" for each in plans))
-    return "\n".join(lines)
-
-
 def in_flight(workers: int) -> int:
     """Return how many jobs keep that many workers busy: one in hand, and one in the queue so that more are started."""
     return 2 * workers
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as hours, minutes and seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
-
-
-def main() -> None:
-    """Print the two tables for a list of one's own."""
-    parser = argparse.ArgumentParser(prog="python -m endpoint.plan", description="Simulate map on an endpoint.")
-    parser.add_argument("--items", type=int, default=1_000_000, help="default: 1000000")
-    parser.add_argument("--seconds", type=float, default=0.05, help="per item (default: 0.05)")
-    parser.add_argument("--at-once", type=int, default=4, help="ITEM_CONCURRENCY (default: 4)")
-    parser.add_argument("--cold-start", type=float, default=Plan.cold_start, help="seconds (default: 10)")
-    parser.add_argument("--queue-delay", type=float, default=Plan.queue_delay, help="seconds (default: 4)")
-    parser.add_argument("--idle-timeout", type=float, default=Plan.idle_timeout, help="seconds (default: 10)")
-    parser.add_argument("--between-jobs", type=float, default=Plan.between_jobs, help="seconds (default: 0.03)")
-    given = parser.parse_args()
-    if not (1 <= given.items <= MAX_ITEMS and given.at_once >= 1 and all(0 < each < 10**6 for each in times(given))):
-        parser.error(
-            f"items are from 1 to {MAX_ITEMS}, --at-once is 1 or more, and seconds are more than 0, less than a million"
-        )
-    plan = Plan(shard=1, in_flight=1, workers=1, **vars(given))
-    print(
-        f"{given.items:,} items of {given.seconds:g} s, {given.at_once} at once in a worker",
-        "Hours from first to last:\n" + table(plan, lambda outcome: duration(outcome.seconds)),
-        "Hours of workers paid for:\n" + table(plan, lambda outcome: duration(outcome.paid)),
-        sep="\n\n",
-    )
-
-
-def times(given: argparse.Namespace) -> list[float]:
-    """Return all the times that were given."""
-    return [given.seconds, given.cold_start, given.queue_delay, given.idle_timeout, given.between_jobs]
-
-
-if __name__ == "__main__":
-    main()

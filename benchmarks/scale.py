@@ -1,7 +1,7 @@
-"""``map`` and small jobs over 1, 2, 4 and 8 workers of a local endpoint, and a million items in ``endpoint.plan``.
+"""``map`` and small jobs over 1, 2, 4 and 8 workers of a local endpoint, and a million items in ``plan``'s simulation.
 
-``make scale`` runs it on a freshly baked worker. The table goes into the baked project's docs/scaling.md, the
-chart beside this file; ``--quick`` takes one round and writes nothing.
+``make scale`` runs it. The table goes into docs/scaling.md, the chart beside this file; ``--quick`` takes one round and
+writes nothing.
 """
 
 import argparse
@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import IO, Any
 
 import matplotlib
-import readme
-from chart import spread
-from clients import answered
+from rich.console import Console
+from rich.progress import Progress
+
 import plan
+import readme
 from aggregating_worker.client import Client
 from aggregating_worker.client.map import map_file
 from aggregating_worker.local import LocalEndpoint
-from rich.console import Console
-from rich.progress import Progress
+from chart import spread
+from clients import answered
 from serve import Serve, machine, wait_until_ready
 
 HERE = Path(__file__).parent
-SCALING = HERE.parent / "{{cookiecutter.project_slug}}" / "docs" / "scaling.md"
+SCALING = HERE.parent / "docs" / "scaling.md"
 WORKERS = (1, 2, 4, 8)
 SECONDS = 0.2
 """Of an item."""
@@ -166,11 +167,10 @@ def simulated(workers: int, between_jobs: float) -> Sequence[float]:
 def main() -> None:
     """Measure, draw, and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("worker", type=Path, help="a baked worker with its environment installed")
     parser.add_argument("--quick", action="store_true", help="one round; write nothing")
     arguments = parser.parse_args()
-    long, small = measured(Serve(arguments.worker.absolute()), 1 if arguments.quick else 3)
-    text = table(long, small, machine(arguments.worker))
+    long, small = measured(Serve(), 1 if arguments.quick else 3)
+    text = table(long, small, machine())
     print(text)
     if not arguments.quick:
         readme.write("scale", text, SCALING)

@@ -3,30 +3,32 @@
 import os
 import platform
 import shutil
-import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
+
 from aggregating_worker.local import LocalEndpoint
 
 HERE = Path(__file__).parent
 AUTHORIZATION = {"Authorization": "Bearer benchmark"}
 
 
+TEMPLATE = HERE.parent / "{{cookiecutter.project_slug}}"
+"""Its ``handler.py`` has nothing of an answer in it."""
+
+
 class Serve:
-    """Serves either side with the environment of ``worker``, a baked project.
+    """Serves either side, from this environment.
 
     ``workers`` are as many, ``distance`` is seconds for each request, ``env`` is a worker's settings.
     """
-
-    def __init__(self, worker: Path) -> None:
-        self._worker = worker
-        self._python = str(worker / ".venv" / "bin" / "python")
 
     @contextmanager
     def documented(self, handler: str, *, workers: int = 1, distance: float = 0) -> Iterator[LocalEndpoint]:
@@ -36,16 +38,14 @@ class Serve:
 
     @contextmanager
     def ours(
-        self, task: str | None, *, workers: int = 1, distance: float = 0, env: Mapping[str, str] | None = None
+        self, task: str, *, workers: int = 1, distance: float = 0, env: Mapping[str, str] | None = None
     ) -> Iterator[LocalEndpoint]:
-        """Serve this worker around one of ``tasks``, or around its own."""
+        """Serve this worker around one of ``tasks``, or around the sample of a starting point."""
+        own = HERE / "tasks" / f"{task}.py"
         with tempfile.TemporaryDirectory() as name:
-            folder = self._worker
-            if task:
-                folder = Path(name)
-                shutil.copytree(self._worker / "worker", folder / "worker")
-                shutil.copy(self._worker / "handler.py", folder)
-                shutil.copy(HERE / "tasks" / f"{task}.py", folder / "task.py")
+            folder = Path(name)
+            shutil.copy(TEMPLATE / "handler.py", folder)
+            shutil.copy(own if own.exists() else TEMPLATE / "starting_points" / task / "task.py", folder / "task.py")
             with self._serve(folder, "handler.py", workers, distance, env or {}) as endpoint:
                 yield endpoint
 
@@ -54,7 +54,7 @@ class Serve:
         self, folder: Path, file: str, workers: int, distance: float, env: Mapping[str, str]
     ) -> Iterator[LocalEndpoint]:
         with tempfile.TemporaryFile() as log:
-            command = [self._python, "-u", file]
+            command = [sys.executable, "-u", file]
             with LocalEndpoint(command, workers=workers, cwd=folder, log=log, distance=distance, env=env) as endpoint:
                 yield endpoint
 
@@ -97,12 +97,7 @@ def first_job(serve: AbstractContextManager[LocalEndpoint]) -> float:
         return wait_until_taken(endpoint, submit(endpoint, "run", {"input": {"items": ["a"]}})["id"]) - began
 
 
-def machine(worker: Path) -> str:
+def machine() -> str:
     """Name the machine and the versions."""
-    python = subprocess.check_output([worker / ".venv/bin/python", "--version"], text=True).strip()
-    sdk = subprocess.check_output(
-        [worker / ".venv/bin/python", "-c", "from importlib.metadata import version; print(version('runpod'))"],
-        text=True,
-    ).strip()
-    cores = len(os.sched_getaffinity(0))
-    return f"{platform.system()} {platform.machine()}, {cores} cores, {python}, runpod {sdk}"
+    cores, python = len(os.sched_getaffinity(0)), f"Python {platform.python_version()}"
+    return f"{platform.system()} {platform.machine()}, {cores} cores, {python}, runpod {version('runpod')}"

@@ -1,21 +1,21 @@
 """The documented handlers and this worker side by side: same SDK, same local endpoint, in turns, in one run.
 
-``make bench`` runs it on a freshly baked worker and writes the table into the README and the chart beside this file;
+``make bench`` runs it, and writes the table into the README and the chart beside this file;
 ``--quick`` takes fewer rounds and writes nothing.
 """
 
 import argparse
 import statistics
 from collections.abc import Callable
-from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import many_jobs
 import one_job
 import readme
 import stop
 from chart import Row, draw, table
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from serve import Serve, machine
 
 Bar = Callable[[str, int], Callable[[], None]]
@@ -65,11 +65,10 @@ def within_a_job(serve: Serve, rounds: int, items: int, bar: Bar) -> tuple[list[
 def main() -> None:
     """Run every case and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("worker", type=Path, help="a baked worker with its environment installed")
     parser.add_argument("--quick", action="store_true", help="one round, a tenth of the memory case; write nothing")
     arguments = parser.parse_args()
     rounds, items = (1, 10_000) if arguments.quick else (3, 30_000)
-    serve = Serve(arguments.worker.absolute())
+    serve = Serve()
     columns = TextColumn("{task.description:55}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
 
@@ -79,7 +78,7 @@ def main() -> None:
 
         between, between_notes = between_jobs(serve, rounds, bar)
         within, within_notes = within_a_job(serve, rounds, items, bar)
-    where = machine(arguments.worker)
+    where = machine()
     text = table(between + within, [*between_notes, *within_notes, f"Measured on {where}."])
     print(text)
     if not arguments.quick:

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 
-from chart import Row
 from aggregating_worker.local import LocalEndpoint, worker_api
+from chart import Row
 from serve import Serve, submit, wait_until_ready, wait_until_taken
 
 HELD = 30.0

@@ -14,60 +14,22 @@ import yaml
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
 
-from tests.conftest import QUESTIONS, STARTING_POINTS, Bake
+from tests.conftest import QUESTIONS, ROOT, STARTING_POINTS, Bake
 
 TREE = """
-.dockerignore .env.example .gitignore Dockerfile Makefile README.md SECURITY.md handler.py pyproject.toml
-requirements-client.txt requirements-dev.txt requirements-run.txt requirements.txt task.py test_input.json
-.github/dependabot.yml
-.github/workflows/ci.yml .github/workflows/release.yml
+.dockerignore .env.example .gitattributes .gitignore AGENTS.md Dockerfile Makefile README.md SECURITY.md
+handler.py pyproject.toml requirements-dev.in requirements-dev.txt requirements-run.in requirements-run.txt
+requirements.txt task.py test_input.json
+.github/dependabot.yml .github/workflows/ci.yml .github/workflows/release.yml
 .runpod/hub.json .runpod/tests.json
-docs/calling.md docs/deploying.md docs/faults.md docs/image.md docs/pictures-and-parts.md docs/releases.md
-docs/scaling.md
-endpoint/__init__.py endpoint/demo.py endpoint/plan.py endpoint/sentence.py
-endpoint/client/__init__.py endpoint/client/__main__.py endpoint/client/api.py endpoint/client/arguments.py
-endpoint/client/batch.py endpoint/client/client.py endpoint/client/drafts.py endpoint/client/envelopes.py
-endpoint/client/files.py endpoint/client/http.py endpoint/client/items.py endpoint/client/job.py
-endpoint/client/journal.py endpoint/client/map.py endpoint/client/map_batch.py endpoint/client/map_jobs.py
-endpoint/client/shards.py endpoint/client/work.py
-endpoint/deploy/__init__.py endpoint/deploy/__main__.py endpoint/deploy/bodies.py endpoint/deploy/options.py
-endpoint/deploy/project.py endpoint/deploy/refusal.py endpoint/deploy/rest.py
-endpoint/local/__init__.py endpoint/local/__main__.py endpoint/local/batch.py endpoint/local/batch_api.py
-endpoint/local/body.py endpoint/local/client_api.py endpoint/local/feed.py endpoint/local/form.js
-endpoint/local/form.py endpoint/local/guard.py endpoint/local/job.py endpoint/local/launch.py endpoint/local/page.css
-endpoint/local/page.html endpoint/local/page.js endpoint/local/page.py endpoint/local/queue.py
-endpoint/local/rate_limits.py endpoint/local/routes.py endpoint/local/server.py endpoint/local/stops.py
-endpoint/local/worker_api.py endpoint/local/workers.py
-tests/__init__.py tests/conftest.py tests/test_task.py
-tests/__init__.py tests/batch_api.py tests/calling.py tests/conftest.py
-tests/faulty.py tests/rest_api.py tests/sdk.py tests/test_batch_jobs.py
-tests/test_bucket.py tests/test_client.py tests/test_cold_start.py
-tests/test_context.py tests/test_demo.py tests/test_deploy.py
-tests/test_faults.py tests/test_file_results.py tests/test_files.py
-tests/test_local_endpoint.py tests/test_local_mode.py tests/test_local_workers.py
-tests/test_loop.py tests/test_map.py tests/test_map_batch.py
-tests/test_overflow.py tests/test_page.py tests/test_parts.py
-tests/test_pictures.py tests/test_plan.py tests/test_pool.py
-tests/test_post.py tests/test_production.py tests/test_properties.py
-tests/test_result.py tests/test_security.py tests/test_settings.py
-tests/test_stream.py
-tests/tasks/__init__.py tests/tasks/contextual.py tests/tasks/contextual_batch.py
-tests/tasks/hostile.py tests/tasks/hostile_async.py tests/tasks/hostile_batch.py
-tests/tasks/parts.py tests/tasks/parts_async.py tests/tasks/pictures.py
-tests/tasks/pictures_async.py tests/tasks/pictures_batch.py tests/tasks/slow_to_load.py
-tests/tasks/unloadable.py tests/tasks/unseamed.py
-worker/__init__.py worker/context.py worker/job.py worker/log.py worker/refusal.py worker/settings.py
-worker/calls/__init__.py worker/calls/attempt.py worker/calls/call.py worker/calls/function.py
-worker/calls/parts.py worker/calls/pool.py worker/calls/stream.py worker/calls/subtasks.py worker/calls/threads.py
-worker/calls/work.py
-worker/intake/__init__.py worker/intake/api.py worker/intake/before_sdk.py worker/intake/loop.py worker/intake/mode.py
-worker/outcome/__init__.py worker/outcome/bucket.py worker/outcome/chunk.py worker/outcome/files.py
-worker/outcome/overflow.py worker/outcome/post.py worker/outcome/result.py worker/outcome/sender.py
+tests/conftest.py tests/test_promises.py tests/test_task.py
+vendor/version.txt
 """.split()
+TREE += [f"vendor/{wheel.name}" for wheel in (ROOT / "{{cookiecutter.project_slug}}" / "vendor").glob("*.whl")]
 
 OF_THE_STARTING_POINT = """
 .runpod/hub.json .runpod/tests.json Dockerfile Makefile pyproject.toml requirements.txt
-task.py test_input.json tests/test_task.py
+task.py test_input.json tests/conftest.py tests/test_task.py
 """.split()
 
 HOSTILE_TEXTS = [
@@ -87,7 +49,7 @@ def files(project: Path) -> list[str]:
 
 def check(project: Path) -> None:
     """Every file parses, and nothing of the template is left in it."""
-    for name in files(project):
+    for name in [name for name in files(project) if not name.endswith(".whl")]:
         text = (project / name).read_text(encoding="utf-8")
         assert not re.search(r"\{\{ ?cookiecutter|cookiecutter\.[a-z_]+ ?\}\}|\{%", text), name
         match Path(name).suffix:
@@ -128,12 +90,20 @@ def test_every_link_between_pages_leads_to_a_file(template: Path, bake: Bake) ->
             assert "://" in link or (page.parent / link).is_file(), (page, link)
 
 
+@pytest.mark.parametrize("starting_point", STARTING_POINTS)
+def test_a_bake_is_small_enough_to_be_read(bake: Bake, starting_point: str) -> None:
+    project = bake(starting_point=starting_point)
+    own = [name for name in files(project) if not re.fullmatch(r"requirements.*\.txt|vendor/.*\.whl", name)]
+    assert len(files(project)) <= 35
+    assert sum(len((project / name).read_text(encoding="utf-8").splitlines()) for name in own) <= 1_500
+    assert len((project / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+    assert len((project / "handler.py").read_text(encoding="utf-8").splitlines()) <= 40
+
+
 def test_every_page_of_the_documentation_is_linked_from_the_readme_and_leads_back(bake: Bake) -> None:
-    project = bake()
-    readme = (project / "README.md").read_text(encoding="utf-8")
-    assert len(readme.splitlines()) <= 130
-    for page in (project / "docs").iterdir():
-        assert f"](docs/{page.name})" in readme
+    readme, worker = (folder / "README.md" for folder in (ROOT, bake()))
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"docs/{page.name})" in readme.read_text(encoding="utf-8") + worker.read_text(encoding="utf-8"), page
         assert "](../README.md)" in page.read_text(encoding="utf-8")
 
 
@@ -256,5 +226,5 @@ def test_baking_says_what_to_do_next(bake: Bake, capfd: pytest.CaptureFixture[st
 
 def test_no_file_names_a_package_index(template: Path) -> None:
     for path in template.rglob("*"):
-        if path.is_file() and path.name.startswith("requirements"):
+        if path.is_file() and path.name.startswith("requirements") and path.suffix == ".txt":
             assert "://" not in path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""``cruft update``: a project gets the template's newer machinery and keeps what is its user's."""
+"""``cruft update``: a project gets the template's newer library and keeps what is its user's."""
 
 import json
 import os
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import STARTING_POINTS
+from tests.conftest import STARTING_POINTS, make
 
 WORKER = "{{cookiecutter.project_slug}}"
 YOURS = """
-README.md task.py tests/test_task.py test_input.json requirements.txt requirements-run.txt requirements-dev.txt
+README.md task.py tests/conftest.py tests/test_task.py test_input.json
+requirements.txt requirements-run.txt requirements-dev.txt
 """.split()
 
 
@@ -68,11 +69,16 @@ def write(folder: Path, names: list[str], text: str) -> None:
 
 
 def change_upstream(upstream: Path) -> str:
-    """Commit a newer template: machinery changed, added and gone, a setting more, another sample and newer locks."""
+    """Commit a newer template: another version of the library, a changed Makefile, another sample and newer locks."""
+    library = upstream / "library"
+    text = (library / "pyproject.toml").read_text().replace('version = "0.1.0"', 'version = "0.2.0"')
+    (library / "pyproject.toml").write_text(text)
     worker = upstream / WORKER
-    (worker / "worker" / "log.py").write_text('"""Newer."""\n')
-    (worker / "worker" / "added.py").write_text('"""New."""\n')
-    (worker / "worker" / "calls" / "threads.py").unlink()
+    shutil.rmtree(worker / "vendor")
+    uv = str(Path(sys.executable).with_name("uv"))
+    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", str(worker / "vendor"), str(library)], check=True)
+    (worker / "vendor" / ".gitignore").unlink()
+    (worker / "vendor" / "version.txt").write_text("aggregating-worker==0.2.0\n")
     makefile = (worker / "Makefile").read_text()
     (worker / "Makefile").write_text(makefile.replace(".DEFAULT_GOAL := help", "NEWER := 1\n.DEFAULT_GOAL := help"))
     for point in STARTING_POINTS:
@@ -85,7 +91,7 @@ def change_upstream(upstream: Path) -> str:
     [("sync", True), ("async", True), ("batch", False), ("images", True)],
     ids=["sync", "async", "batch, first committed once edited", "images"],
 )
-def test_an_update_brings_the_machinery_and_keeps_what_is_yours(
+def test_an_update_brings_the_library_and_keeps_what_is_yours(
     upstream: Path, tmp_path: Path, starting_point: str, committed: bool
 ) -> None:
     answers = {"project_name": "Mine", "image": "ghcr.io/me/mine", "starting_point": starting_point}
@@ -94,16 +100,19 @@ def test_an_update_brings_the_machinery_and_keeps_what_is_yours(
         commit(project)
     write(project, YOURS, "mine\n")
     write(project, ["model.py"], "mine too\n")
-    pyproject = (project / "pyproject.toml").read_text().replace('"boto3>=1.36",', '"boto3>=1.36",\n  "pillow>=11",')
+    pyproject = (
+        (project / "pyproject.toml").read_text().replace("dependencies = [\n", 'dependencies = [\n  "pillow>=11",\n', 1)
+    )
     (project / "pyproject.toml").write_text(pyproject)
     commit(project)
     newest = change_upstream(upstream)
 
     cruft("update", "--skip-apply-ask", "--project-dir", str(project))
 
-    assert (project / "worker" / "log.py").read_text() == '"""Newer."""\n'
-    assert (project / "worker" / "added.py").read_text() == '"""New."""\n'
-    assert not (project / "worker" / "calls" / "threads.py").exists()
+    assert sorted(path.name for path in (project / "vendor").iterdir()) == [
+        "aggregating_worker-0.2.0-py3-none-any.whl",
+        "version.txt",
+    ]
     makefile = (project / "Makefile").read_text()
     assert "NEWER := 1\n" in makefile
     assert makefile.startswith("IMAGE := ghcr.io/me/mine\n")
@@ -122,3 +131,25 @@ def test_what_an_update_leaves_alone_is_there(upstream: Path, tmp_path: Path) ->
     skipped = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["cruft"]["skip"]
     assert set(YOURS) < set(skipped)
     assert [name for name in skipped if not (project / name).is_file()] == []
+
+
+def test_an_updated_project_with_a_package_of_its_own_locks_anew_and_runs(upstream: Path, tmp_path: Path) -> None:
+    project = create(upstream, tmp_path, project_name="Mine")
+    pyproject = (project / "pyproject.toml").read_text()
+    pyproject = pyproject.replace("dependencies = [\n", 'dependencies = [\n  "tomli-w>=1",\n', 1)
+    (project / "pyproject.toml").write_text(pyproject)
+    task = (project / "task.py").read_text().replace("import re\n", "import re\nimport tomli_w\n", 1)
+    (project / "task.py").write_text(task)
+    make(project, "lock", "run")
+    commit(project)
+    change_upstream(upstream)
+    cruft("update", "--skip-apply-ask", "--project-dir", str(project))
+
+    make(project, "run")
+
+    lock = (project / "requirements.txt").read_text()
+    assert "\naggregating-worker==0.2.0 " in lock
+    assert "\ntomli-w==" in lock
+    python = str(project / ".venv" / "bin" / "python")
+    version = "from importlib.metadata import version; print(version('aggregating-worker'))"
+    assert subprocess.check_output([python, "-c", version], text=True).strip() == "0.2.0"

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,27 +13,33 @@ NATURAL = """
 import base64
 import io
 import random
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import jmespath
 from PIL import Image
 
-from tests.conftest import Serve
-from tests.calling import Answer, Request, serve_http
+from aggregating_worker.testing.caller import Serve
 
 
 def name(job, unused=None):
     return jmespath.search("id", job) or str(random.random())
 
 
+class Pictures(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/tomato.png" else 404)
+        self.end_headers()
+        if self.path == "/tomato.png":
+            Image.new("RGB", (640, 480), "tomato").save(self.wfile, "PNG")
+
+
 def test_it_returns_the_thumbnail_itself(serve: Serve) -> None:
-    picture = io.BytesIO()
-    Image.new("RGB", (640, 480), "tomato").save(picture, "PNG")
-
-    def answer(request: Request) -> Answer:
-        return Answer(200, picture.getvalue()) if request.path == "/tomato.png" else Answer(404)
-
-    with serve_http(answer) as address:
+    with HTTPServer(("127.0.0.1", 0), Pictures) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
         made, failed = serve().runsync([f"{address}/tomato.png", f"{address}/gone.png"], width=64)["output"]
+        server.shutdown()
     file = made["result"]
     thumbnail = Image.open(io.BytesIO(base64.b64decode(file["data"])))
     assert (thumbnail.size, thumbnail.getpixel((5, 5)), file["content_type"]) == ((64, 48), (255, 99, 71), "image/png")
@@ -41,13 +48,22 @@ def test_it_returns_the_thumbnail_itself(serve: Serve) -> None:
 """A test of the README's task, and what people write: no types, no docstrings, a library without types."""
 
 
+def depend(project: Path, package: str) -> None:
+    """Name a package among the project's own, as its owner would."""
+    text = (project / "pyproject.toml").read_text(encoding="utf-8")
+    (project / "pyproject.toml").write_text(
+        text.replace("dependencies = [\n", f'dependencies = [\n  "{package}",\n', 1)
+    )
+
+
 def test_the_task_in_the_readme_does_what_it_says_and_lint_takes_what_people_write(bake: Bake) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     [task] = re.findall(r"After, thumbnails.*?```python\n(.*?)```", readme, re.DOTALL)
     project = bake()
     (project / "task.py").write_text(task, encoding="utf-8")
     (project / "tests" / "test_task.py").write_text(NATURAL.lstrip(), encoding="utf-8")
-    make(project, "lint", "test-all", "TESTS=tests/test_task.py")
+    depend(project, "pillow>=11")
+    make(project, "lock", "lint", "test", "ARGS=tests/test_task.py")
 
 
 def test_the_settings_in_env_are_read_by_what_runs_the_worker_and_by_no_test(bake: Bake) -> None:
@@ -55,10 +71,53 @@ def test_the_settings_in_env_are_read_by_what_runs_the_worker_and_by_no_test(bak
     (project / ".env").write_text("ITEM_TIMEOUT=soon\n", encoding="utf-8")
     with pytest.raises(AssertionError):
         make(project, "run")
-    make(project, "test")
+    make(project, "test", "ARGS=tests/test_task.py")
 
 
 def test_an_installation_that_was_interrupted_begins_anew(bake: Bake) -> None:
     project = bake()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", project / ".venv"], check=True)
     make(project, "run")
+
+
+def test_a_package_that_only_the_tests_have_is_missed_by_the_tests(
+    bake: Bake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The image would lack it: ``starlette`` is here for the local endpoint."""
+    project = bake()
+    task = (project / "task.py").read_text(encoding="utf-8")
+    (project / "task.py").write_text(task.replace("import re\n", "import re\nimport starlette\n"), encoding="utf-8")
+    with pytest.raises(AssertionError):
+        make(project, "test", "ARGS=-k image_lacks")
+    said = capfd.readouterr().out
+    assert "No module named 'starlette': add it to pyproject.toml, then make lock." in said
+    assert "Traceback" not in said
+
+
+def test_a_test_input_that_the_hub_does_not_have_is_noticed_and_written_by_a_command(
+    bake: Bake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    project = bake()
+    (project / "test_input.json").write_text('{"input": {"items": ["Fine."]}}', encoding="utf-8")
+    with pytest.raises(AssertionError):
+        make(project, "test", "ARGS=-k hub_tests")
+    assert ".runpod/tests.json has another job than test_input.json: make hub writes it." in capfd.readouterr().out
+    make(project, "hub")
+    make(project, "test", "ARGS=-k hub_tests")
+
+
+def test_a_package_from_a_repository_is_refused_with_what_to_do(bake: Bake, capfd: pytest.CaptureFixture[str]) -> None:
+    project = bake()
+    depend(project, "shout @ git+https://example.org/shout")
+    with pytest.raises(AssertionError):
+        make(project, "lock")
+    assert "build its wheel into vendor/" in capfd.readouterr().out
+
+
+def test_uv_add_is_answered_by_a_sentence(bake: Bake) -> None:
+    project = bake()
+    line = [str(Path(sys.executable).with_name("uv")), "add", "pillow"]
+    refused = subprocess.run(line, cwd=project, capture_output=True, text=True)
+    assert refused.returncode
+    assert "unmanaged" in refused.stderr
+    assert not (project / "uv.lock").exists()

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Bake, make, required
+from tests.conftest import required
 
 SDKS = ["1.7.12", "1.10.0", "1.12.0", "2.0.0rc2"]
 """The first two keep the jobs in hand in a file, in the folder that they are started in."""
@@ -85,13 +85,6 @@ process.stdout.write(JSON.stringify(said));
 
 
 @pytest.fixture(scope="module")
-def project(bake: Bake) -> Path:
-    folder = bake()
-    make(folder, ".venv/bin/.ready")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def javascript(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the JavaScript client; return the program that calls it."""
     folder = tmp_path_factory.mktemp("javascript")
@@ -121,15 +114,15 @@ def install(*command: str) -> None:
 
 
 @contextmanager
-def serving(project: Path, folder: Path, python: str, *options: str) -> Iterator[dict[str, str]]:
+def serving(folder: Path, python: str, *options: str) -> Iterator[dict[str, str]]:
     """Serve ``HANDLER`` from a folder that has nothing to do with the project; yield what clients need to know."""
     (folder / "handler.py").write_text(HANDLER)
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}
-    endpoint = [str(project / ".venv" / "bin" / "python"), "-m", "endpoint.local", "--port", "0", *options]
+    endpoint = [sys.executable, "-m", "aggregating_worker", "serve", "--port", "0", *options]
     with subprocess.Popen(
         [*endpoint, "--", python, "-u", "handler.py"],
         cwd=folder,
-        env={**bare, "PYTHONPATH": str(project)},
+        env=bare,
         stdout=subprocess.PIPE,
         text=True,
     ) as served:
@@ -152,8 +145,8 @@ def said(environment: dict[str, str], *command: str | Path) -> dict[str, Any]:
     return answer
 
 
-def test_the_javascript_client_works_unchanged(project: Path, javascript: Path, tmp_path: Path) -> None:
-    with serving(project, tmp_path, str(project / ".venv" / "bin" / "python")) as environment:
+def test_the_javascript_client_works_unchanged(javascript: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, sys.executable) as environment:
         told = said(environment, "node", javascript)
     assert (told["sync"]["output"], told["sync"]["succeeded"]) == ([0, 1], True)
     assert (told["longer"]["output"], told["longer"]["succeeded"]) == ([3.5], True)
@@ -163,9 +156,9 @@ def test_the_javascript_client_works_unchanged(project: Path, javascript: Path, 
     assert told["purge"] == {"removed": 0, "status": "completed"}
 
 
-def test_the_python_clients_work_unchanged(project: Path, python: str, tmp_path: Path) -> None:
+def test_the_python_clients_work_unchanged(python: str, tmp_path: Path) -> None:
     (tmp_path / "client.py").write_text(PYTHON_CLIENT)
-    with serving(project, tmp_path, str(project / ".venv" / "bin" / "python")) as environment:
+    with serving(tmp_path, sys.executable) as environment:
         told = said(environment, python, tmp_path / "client.py")
     assert told["sync"] == told["output"] == told["stream"] == [0, 1]
     assert told["async output"] == told["async stream"] == [0, 1]
@@ -174,10 +167,10 @@ def test_the_python_clients_work_unchanged(project: Path, python: str, tmp_path:
     assert told["purge"] == {"removed": 0, "status": "completed"}
 
 
-def test_workers_of_any_sdk_answer_every_job(project: Path, python: str, tmp_path: Path) -> None:
+def test_workers_of_any_sdk_answer_every_job(python: str, tmp_path: Path) -> None:
     """Also where one dies in the middle of a job, and another takes its place."""
     inputs: list[list[Any]] = [[0.2, number] for number in range(3)] + [[str(tmp_path / "died")]] + [[3]]
-    with serving(project, tmp_path, python, "--workers", "2") as environment:
+    with serving(tmp_path, python, "--workers", "2") as environment:
         url = f"{environment['RUNPOD_ENDPOINT_BASE_URL']}/local/runsync"
 
         def answered(items: list[Any]) -> Any:

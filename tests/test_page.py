@@ -21,7 +21,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.conftest import Bake, make, required
+from tests.conftest import Bake, required
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -152,7 +152,7 @@ def served(project: Path, *arguments: str, **env: str) -> Iterator[str]:
     """Serve the project as a person would; yield the page's address, as it is printed."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}
     with subprocess.Popen(
-        [".venv/bin/python", "-m", "endpoint.local", "--port", "0", *arguments],
+        [sys.executable, "-m", "aggregating_worker", "serve", "--port", "0", *arguments],
         cwd=project,
         env={**bare, **env},
         stdout=subprocess.PIPE,
@@ -174,7 +174,6 @@ def project(bake: Bake) -> Path:
     folder = bake()
     (folder / "task.py").write_text(TASK)
     (folder / "test_input.json").write_text(json.dumps({"input": {"items": ["one", "two"], "width": 9}}))
-    make(folder, ".venv/bin/.ready-dev")
     return folder
 
 
@@ -275,7 +274,7 @@ def test_the_input_can_be_written_as_json_and_back(page: Page) -> None:
     page.one("#edit-json").click()
     page.write("input, as JSON", '{"items": ["one"], "unknown": 1}')
     page.one("#edit-json").click()
-    assert page.one("#refusal").text == "The form has no field for some of this."
+    assert page.one("#refusal").text == "The form has no field for a part of this."
     page.run()
     page.until_status("failed")
     assert "there is no field unknown" in page.one("#jobs .error").text
@@ -329,7 +328,6 @@ def test_a_picture_of_3_mb_which_is_too_large_for_the_stream_is_shown_whole(page
 def test_an_item_is_seen_growing(project: Path, driver: webdriver.Chrome, fifo: Path, tmp_path: Path) -> None:
     folder = tmp_path / "growing"
     shutil.copytree(project, folder, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
-    (folder / ".venv").symlink_to(project / ".venv")
     (folder / "task.py").write_text(GROWING)
     (folder / "test_input.json").write_text('{"input": {"items": []}}')
     with served(folder) as address:

@@ -1,15 +1,11 @@
 """The simulation keeps to its own rules, whatever is asked of it."""
 
 import math
-import subprocess
-import sys
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from endpoint.plan import Outcome, Plan, Simulation
-from tests.conftest import LIBRARY
+from plan import Outcome, Plan, Simulation
 
 plans = st.builds(
     Plan,
@@ -52,33 +48,6 @@ def test_one_worker_does_one_job_after_the_other() -> None:
 def test_a_job_that_waits_for_the_queue_delay_starts_one_more_worker() -> None:
     plan = Plan(items=20, seconds=30, at_once=10, shard=10, in_flight=2, workers=3, cold_start=3, between_jobs=0)
     assert Simulation(plan).run() == Outcome(seconds=4 + 3 + 30, paid=2 * (3 + 30 + 10), workers=2)
-
-
-def test_the_command_prints_its_tables() -> None:
-    printed = subprocess.check_output(
-        [sys.executable, "-m", "endpoint.plan", "--items", "1000"], cwd=LIBRARY, text=True
-    )
-    assert printed.startswith("1,000 items of 0.05 s, 4 at once in a worker\n")
-    assert printed.count("workers at most") == 2
-
-
-@pytest.mark.parametrize(
-    "absurd",
-    [
-        ["--seconds", "0"],
-        ["--seconds", "nan"],
-        ["--cold-start", "inf"],
-        ["--idle-timeout", "1000000"],
-        ["--items", "5000001"],
-        ["--items", "-1"],
-        ["--at-once", "0"],
-    ],
-)
-def test_a_plan_that_cannot_be_is_refused_in_a_sentence(absurd: list[str]) -> None:
-    line = [sys.executable, "-m", "endpoint.plan", *absurd]
-    refused = subprocess.run(line, cwd=LIBRARY, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].startswith("python -m endpoint.plan: error: items are from 1 to")
 
 
 def test_a_plan_that_asks_for_a_worker_at_every_moment_is_made_as_soon() -> None:

@@ -1,4 +1,4 @@
-"""Entry point: production, where the SDK streams what a generator function yields, or a local test, where it does not."""
+"""Entry point: in production the SDK streams what a generator function yields; in a local test it does not."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing

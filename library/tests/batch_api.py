@@ -1,10 +1,9 @@
-"""The platform's Batch Jobs as far as callers see them, with workers that return their items, and with bad days."""
+"""A stand-in for the platform's Batch Jobs, whose workers return their items, and which tests can make fail."""
 
 import itertools
 import json
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,9 +18,8 @@ Fault = Callable[[Request, Callable[[], Answer]], Answer]
 class Batch:
     id: str
     requests: list[dict[str, Any]] = field(default_factory=list)
-    """Each as it will be listed, with its ``input`` as long as it waits."""
+    """Each as it will be listed, and its ``input``."""
     status: str = "DRAFT"
-    created: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
     def count(self, *statuses: str) -> int:
         return sum(request["status"] in statuses for request in self.requests)
@@ -35,12 +33,11 @@ class Batch:
             "requestInProgress": 0,
             "requestCompleted": self.count("COMPLETED"),
             "requestFailed": self.count("FAILED"),
-            "createdAt": self.created,
         }
 
 
 class BatchApi:
-    """Answers what ``serve_http`` gets. Each question about a batch has ``pace`` of its requests worked off."""
+    """Answers for ``serve_http``. Each question about a batch's state makes ``pace`` of its requests run."""
 
     def __init__(self) -> None:
         self.batches: dict[str, Batch] = {}
@@ -48,7 +45,7 @@ class BatchApi:
         """How often each item has been worked on."""
         self.pace = 1_000
         self.work: Callable[[dict[str, Any]], Any] = self.echo
-        """What comes of an input: an output, or None if it fails."""
+        """Returns the output for an input, or None if the request fails."""
         self.calls = Counter[str]()
         self.meddle: Fault = lambda _, forward: forward()
         self._ids = itertools.count()
@@ -82,8 +79,6 @@ class BatchApi:
                 self.batches[batch.id] = batch
                 self._add(batch, body)
                 return shown({"id": batch.id, "status": batch.status})
-            case "GET", []:
-                return shown([batch.state() for batch in reversed(self.all())])
         if (found := self.batches.get(parts[0])) is None:
             return Answer(404, b'{"error": "batch not found"}')
         batch = found

@@ -1,4 +1,4 @@
-"""The client as a command, and HTTP servers that do what a real one does on a bad day."""
+"""Runs the client as a command, and HTTP servers that fail as a real one does on a bad day."""
 
 import asyncio
 import json
@@ -14,8 +14,8 @@ from socketserver import BaseServer
 from typing import Any
 
 import httpx
-from aggregating_worker.client import Client
 
+from aggregating_worker.client import Client
 from tests.conftest import LIBRARY, off_runpod
 
 KEY = "rpa_NOBODYS"
@@ -31,10 +31,10 @@ class Request:
 
 @dataclass
 class Answer:
-    """What a server sends.
+    """What a server sends: the body, or something worse.
 
-    Of the body the first ``sent`` bytes, and then it hangs up, unless that is None; or again and again until the other
-    side hangs up, with a pause of ``drip`` seconds, unless that is None.
+    With ``sent``, only that many bytes of the body, and then it hangs up. With ``drip``, the body again and again, with
+    a pause of so many seconds, until the other side hangs up.
     """
 
     status: int = 200
@@ -95,7 +95,7 @@ def running(server: BaseServer) -> Iterator[None]:
 
 @contextmanager
 def proxy(base_url: str, meddle: Callable[[Request, Callable[[], Answer]], Answer]) -> Iterator[str]:
-    """Stand before an endpoint; ``meddle`` gets each request and what forwards it. Yield the base URL to call."""
+    """Serve in front of an endpoint; ``meddle`` gets each request and what forwards it. Yield the base URL to call."""
     with httpx.Client(base_url=base_url.removesuffix("/v2"), timeout=30) as http:
 
         def answer(request: Request) -> Answer:

@@ -12,10 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+
 from aggregating_worker.intake import before_sdk
 from aggregating_worker.local import LocalEndpoint
 from aggregating_worker.testing import caller as testing
-from aggregating_worker.testing.caller import Serve, off_runpod
+from aggregating_worker.testing.caller import off_runpod
 
 before_sdk.prepare()  # the tests import the SDK, too
 
@@ -52,6 +53,7 @@ class Caller(testing.Caller):
 
 
 MakeWorker = Callable[[str], Path]
+Serve = Callable[..., Caller]
 
 
 @pytest.fixture(scope="session")

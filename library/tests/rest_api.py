@@ -1,6 +1,6 @@
 """Runpod's REST API v2 as far as endpoints go: the rules for what it is sent, and an account that keeps to them.
 
-Read from https://api.runpod.io/v2/openapi.json. Only what ``aggregating-worker deploy`` has a use for is allowed here, and rules
+Read from https://api.runpod.io/v2/openapi.json. Only what ``aggregating-worker deploy`` sends is allowed here. Rules
 that stand in the contract's prose are rules here too: either a CPU or a GPU, and vCPUs in powers of two.
 """
 
@@ -113,7 +113,7 @@ class Account:
     def __enter__(self) -> Self:
         app = FastAPI()
         app.add_api_route("/v2/serverless", self._serve, methods=["GET", "POST"])
-        app.add_api_route("/v2/serverless/{endpoint_id}", self._serve, methods=["PATCH", "DELETE"])
+        app.add_api_route("/v2/serverless/{endpoint_id}", self._serve, methods=["PATCH"])
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not, for a socket made like this
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -165,9 +165,6 @@ class Account:
             return problem(401, "missing bearer token")
         if request.method == "GET":
             return JSONResponse({"endpoints": [shown(endpoint) for endpoint in self.endpoints]})
-        if request.method == "DELETE":
-            self.endpoints[:] = [each for each in self.endpoints if each["id"] != request.path_params["endpoint_id"]]
-            return Response(status_code=204)
         rules = CREATE if request.method == "POST" else UPDATE
         if errors := [f"{error.json_path}: {error.message}" for error in rules.iter_errors(body)]:
             return problem(422, "Request validation failed.", errors)

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from aggregating_worker.local import LocalEndpoint, batch
 
+from aggregating_worker.local import LocalEndpoint, batch
 from tests.conftest import Caller, Serve
 
 IDLE = [sys.executable, "-c", "import signal; signal.pause()"]

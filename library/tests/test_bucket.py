@@ -1,4 +1,4 @@
-"""What does not fit the response is stored, on a real S3 server, and only what could not be stored is lost."""
+"""Results that do not fit the response are stored, on a real S3 server; only those that it refuses are lost."""
 
 import hashlib
 import hmac
@@ -10,9 +10,9 @@ from typing import Any
 import boto3
 import httpx
 import pytest
-from aggregating_worker.outcome.bucket import Access, Bucket
 from moto.server import ThreadedMotoServer
 
+from aggregating_worker.outcome.bucket import Access, Bucket
 from tests.calling import client
 from tests.conftest import Serve
 

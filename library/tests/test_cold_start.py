@@ -12,7 +12,7 @@ LEFT_OUT = {"boto3", "botocore", "fastapi", "httpx", "hypothesis", "numpy", "pyt
 
 
 def test_starting_imports_nothing_that_waits_or_is_for_tests(make_worker: MakeWorker) -> None:
-    """And the SDK's probe of the processor, most of its import, is left out."""
+    """The SDK's probe of the processor, most of its import time, is left out, too."""
     look = (
         "import sys; started = [];"
         "sys.addaudithook(lambda event, about: event == 'subprocess.Popen' and started.append(str(about[1])));"

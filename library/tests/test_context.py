@@ -1,4 +1,4 @@
-"""What a task may be given beside its item, and may say: its place, the log, its own defaults."""
+"""What a task has beside its item: its context, the log, its own defaults, a request for a new worker."""
 
 import asyncio
 import functools
@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
 from aggregating_worker.calls.function import kind
 from aggregating_worker.job import JobRunner
 from aggregating_worker.log import TaskLog
 from aggregating_worker.refusal import Refused
 from aggregating_worker.settings import Settings, read_settings
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
 from tests.conftest import Serve
 
 
@@ -44,10 +44,10 @@ def test_what_a_task_logs_is_in_the_log_under_its_job_and_item(serve: Serve) -> 
 
 def test_a_task_that_closes_standard_output_costs_no_job_and_no_line_of_the_log(serve: Serve) -> None:
     caller = serve("hostile")
-    for items in (["close standard output", 1], [2]):
+    for items, counts in ((["close standard output", 1], "2 items, 0 failed"), ([2], "1 item, 0 failed")):
         state = caller.runsync(items)
         assert state["status"] == "COMPLETED"
-        caller.wait_for_log(state["id"], "0 failed")
+        caller.wait_for_log(state["id"], counts)
 
 
 def test_a_line_whose_arguments_do_not_fit_is_in_the_log_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,16 @@
-"""``make demo`` tells the truth about the task, in sentences, and ends."""
+"""``aggregating-worker demo`` tells the truth about the task, in sentences, and ends."""
 
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from aggregating_worker.local.demo import Failed, check_items
 from tests.conftest import MakeWorker, off_runpod
 
 TASK = """
@@ -87,6 +89,27 @@ def test_a_failure_of_the_second_job_alone_fails_too(demo: MakeDemo, tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("handler.py", "There is no handler.py in this folder: run this in a worker's project.\n"),
+        ("test_input.json", "There is no test_input.json in this folder: write a job into it, as the README shows.\n"),
+    ],
+)
+def test_a_file_that_is_missing_is_a_sentence(tmp_path: Path, missing: str, sentence: str) -> None:
+    for name in {"handler.py", "test_input.json"} - {missing}:
+        (tmp_path / name).write_text("")
+    command = [sys.executable, "-m", "aggregating_worker", "demo"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+
+
+def test_one_item_is_counted_as_one() -> None:
+    failed: Any = {"index": 0, "success": False, "failure": {"type": "KeyError", "message": "'absent'"}}
+    with pytest.raises(Failed, match=r"^/run: 1 of 1 item failed\. Item 0: KeyError: 'absent'$"):
+        check_items("/run", [failed])
+
+
+@pytest.mark.parametrize(
     ("task", "words"),
     [
         (TASK.replace("pass", "raise OSError('no weights')") + "    return item", "no weights"),
@@ -97,7 +120,7 @@ def test_a_failure_of_the_second_job_alone_fails_too(demo: MakeDemo, tmp_path: P
 def test_a_worker_that_cannot_start_is_a_sentence_and_the_end_of_its_log(demo: MakeDemo, task: str, words: str) -> None:
     status, out, err = ended(demo(task))
     assert status == 1
-    assert err == "The worker ended before it took the job: its log, above, says why.\n"
+    assert err == "The worker ended before it took the job: its log above says why.\n"
     assert words in out
 
 

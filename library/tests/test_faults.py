@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aggregating_worker.local import LocalEndpoint
 from aiohttp import web
 
+from aggregating_worker.local import LocalEndpoint
+from aggregating_worker.testing.faulty import Fault, Faulty, Forward, Held, answers, cut_off, passes
 from tests.conftest import Caller, MakeWorker, Serve
-from tests.faulty import Fault, Faulty, Forward, Held, answers, cut_off, passes
 
 Behind = Callable[..., AbstractContextManager[Caller]]
 
@@ -42,14 +42,14 @@ def behind(faulty: Faulty, make_worker: MakeWorker, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="class")
 def caller(behind: Behind) -> Iterator[Caller]:
-    """Whose worker takes a job once the one before it is delivered, or lost."""
+    """Calls a worker that takes a job only once the last one is delivered, or lost."""
     with behind(JOB_CONCURRENCY="1") as caller:
         yield caller
 
 
 @pytest.fixture(scope="class")
 def lockstep(behind: Behind) -> Iterator[Caller]:
-    """Whose worker starts an item once the chunk before it is posted."""
+    """Calls a worker that starts an item only once the last chunk is posted."""
     with behind(LOOKAHEAD="1") as caller:
         yield caller
 
@@ -70,7 +70,7 @@ def no(times: int, status: int = 500, **headers: str) -> list[Fault]:
 
 
 async def moved(request: web.BaseRequest, _: Forward) -> web.Response:
-    """Send whoever asks to where it has been taken to: here."""
+    """Redirect to the same URL."""
     return web.Response(status=307, headers={"Location": str(request.rel_url)})
 
 
@@ -219,7 +219,7 @@ class TestDelivery:
             assert "is too large for the stream" in caller.log.read_text()
 
     def test_while_one_job_is_stuck_in_delivery_others_go_on(self, behind: Behind, faulty: Faulty) -> None:
-        """A POST that is never answered, for one."""
+        """Its POST is never answered."""
         stuck = Held()
         faulty.plan("job-done", stuck)
         with behind() as caller:
@@ -260,7 +260,7 @@ class TestDelivery:
             caller.wait_for_log(job_id, "sent again for up to 1 s")
             worker.process.send_signal(signal.SIGTERM)
             assert worker.exited.result(20) == 1
-            assert "are given up (DELIVER_FOR): the platform answered 500." in caller.log.read_text()
+            assert "are given up after DELIVER_FOR: the platform answered 500." in caller.log.read_text()
             faulty.plan("job-done")
 
     def test_an_outage_that_ends_while_the_worker_stops_costs_nothing(self, behind: Behind, faulty: Faulty) -> None:
@@ -343,7 +343,7 @@ class TestTake:
             chunks = caller.stream(job_id)
             assert next(chunks)["result"] == 0
             faulty.plan("job-take", answers(200, answer))
-            others = [caller.runsync([1])["output"] for _ in range(3)]  # the first one ends the poll under way
+            others = [caller.runsync([1])["output"] for _ in range(3)]  # the first one answers the poll that waits
             assert [results(output) for output in others] == [[1]] * 3
             assert faulty.met("job-take")
             fifo.write_text("here")
@@ -352,7 +352,7 @@ class TestTake:
 
 
 class TestKilled:
-    """As the system does it when memory runs out: at any moment, with no word."""
+    """As the system does it when memory runs out: at any moment, without warning."""
 
     def test_while_it_loads_no_job_is_touched(self, behind: Behind, tmp_path: Path) -> None:
         fifos = [tmp_path / "worker-1", tmp_path / "worker-2"]
@@ -382,7 +382,7 @@ class TestKilled:
     def test_while_it_posts(
         self, behind: Behind, faulty: Faulty, route: str, arrives: bool, streamed: list[int], retries: int | None
     ) -> None:
-        """Another worker does the job again, from its first item; a caller who looks on sees those twice."""
+        """Another worker does the job again, from its first item; on the stream, the results come twice."""
         held = Held(arrives=arrives)
         faulty.plan(route, held)
         with behind() as caller:
@@ -402,7 +402,7 @@ class TestKilled:
 class TestMachine:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
     def test_a_full_disk_under_the_log_costs_nothing(self, make_worker: MakeWorker) -> None:
-        """Neither the SDK's lines in its own loops, nor the task's."""
+        """Neither lines that the SDK's job loop prints, nor the task's."""
         with (
             Path("/dev/full").open("wb", buffering=0) as log,
             LocalEndpoint(cwd=make_worker("hostile"), log=log) as endpoint,
@@ -429,7 +429,7 @@ class TestMachine:
             assert output[1]["failure"]["type"] == "MemoryError"
 
     def test_a_clock_that_jumps_costs_nothing(self, serve: Serve, fifo: Path, tmp_path: Path) -> None:
-        """A day ahead or back with every look at it: neither the item that hangs nor the others are timed by it."""
+        """Each look at it is right, a day ahead or a day back: no timeout may depend on it."""
         (tmp_path / "sitecustomize.py").write_text(
             "import itertools, time\n"
             "real, jumps = time.time, itertools.cycle((0, 86_400, -86_400))\n"

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aggregating_worker.outcome.files import File, NotAFile, find
-from aggregating_worker.outcome.overflow import Output
-from aggregating_worker.outcome.result import Outcome, encoded
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
+
+from aggregating_worker.outcome.files import File, NotAFile, find
+from aggregating_worker.outcome.overflow import Output
+from aggregating_worker.outcome.result import Outcome, encoded
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
@@ -160,5 +161,5 @@ def test_what_the_task_changes_after_it_has_returned_changes_nothing(tmp_path: P
 
 
 def test_the_size_of_an_envelope_with_files_is_exact() -> None:
-    envelope = sealed({"é": [PNG, {"file-": PNG}]})
-    assert envelope.encoded == encoded(envelope.body)
+    outcome = sealed({"é": [PNG, {"file-": PNG}]})
+    assert outcome.encoded == encoded(outcome.body)

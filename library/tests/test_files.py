@@ -1,4 +1,4 @@
-"""``--files`` brings every file of a result to disk, whole, under its item's index, wherever it was."""
+"""``--files`` saves every file of a result, complete and named by its item's index, inline or in a bucket."""
 
 import base64
 import json
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from aggregating_worker.client import Client
 from aggregating_worker.local import LocalEndpoint
-
 from tests.calling import Answer, Request, call, client, command, environment, job_of, lines, serve_http
 from tests.conftest import LIBRARY
 
@@ -114,12 +114,12 @@ def test_a_terminal_is_shown_the_size_of_long_data(drawing: str) -> None:
         ("gone", "answered 403"),
         ("short", "299999 of 300000 bytes"),
         ("long", "more than 300000 bytes"),
-        ("elsewhere", "http"),
+        ("elsewhere", "file:///etc/passwd is not a web address."),
         ("not base64", "Its data is not base64"),
         ("cut", "It has 300 of 300000 bytes"),
     ],
 )
-def test_a_file_that_cannot_be_had_is_its_items_failure_and_leaves_nothing(
+def test_a_file_that_cannot_be_saved_fails_its_item_only_and_leaves_nothing(
     drawing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, sentence: str
 ) -> None:
     monkeypatch.setattr("aggregating_worker.client.http.ATTEMPTS", 2)
@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_had_is_its_items_failure_and_leaves_nothing(
 
     failed, saved = call(drawing, run)
     assert failed["failure"]["type"] == "ResultUnavailable"
-    assert failed["failure"]["message"].startswith("File 0 of the result cannot be had. ")
+    assert failed["failure"]["message"].startswith("File 0 of the result could not be saved. ")
     assert sentence in failed["failure"]["message"]
     assert saved["result"] == path_of(tmp_path / "1-0.png")
     assert list(tmp_path.iterdir()) == [tmp_path / "1-0.png"]
@@ -171,4 +171,4 @@ def test_map_does_not_go_on_into_another_folder(drawing: str, tmp_path: Path) ->
     client(drawing, "map", str(items), "--out", str(out), "--files", str(tmp_path / "a"), "--keep-journal")
     finished = client(drawing, "map", str(items), "--out", str(out), "--files", str(tmp_path / "b"))
     assert finished.returncode == 2
-    assert b"other --files" in finished.stderr
+    assert b"belongs to other items, or to another --job, --files or --batch: " in finished.stderr

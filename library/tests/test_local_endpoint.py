@@ -17,12 +17,11 @@ import aiohttp
 import httpx
 import pytest
 import runpod
+
 from aggregating_worker.local import LocalEndpoint
 from aggregating_worker.local.body import Body
 from aggregating_worker.local.job import Job
 from aggregating_worker.local.queue import Full, Queue
-from aggregating_worker.local.rate_limits import LIMITS
-
 from tests.conftest import LIBRARY, Caller, Serve
 
 IDLE = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -91,18 +90,6 @@ def test_a_job_lives_as_long_as_a_look_at_it_says(quiet: Caller) -> None:
         ended = pool.submit(quiet.get, f"/status-sync/{job_id}").result().json()
     assert ended["status"] == "CANCELLED"
     assert quiet.get(f"/status/{job_id}").status_code == 404
-
-
-def test_the_platforms_rate_limits_are_met_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LIMITS, "stream", (100, 1))
-    with LocalEndpoint(IDLE, rate_limits=True) as endpoint, Caller(endpoint, Path(os.devnull)) as caller:
-        assert [caller.post("/purge-queue").status_code for _ in range(3)] == [200, 200, 429]
-        assert [caller.get("/health").status_code for _ in range(3)] == [200] * 3
-        job_id = caller.run([1])
-        with ThreadPoolExecutor() as pool:
-            answers = [*pool.map(caller.get, [f"/stream/{job_id}?wait=1000"] * 2)]
-        assert sorted(answer.status_code for answer in answers) == [200, 429]
-        assert "too many requests" in max(answers, key=lambda answer: answer.status_code).json()["error"]
 
 
 def test_the_sdks_client_works_unchanged(echo: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,7 +407,7 @@ def test_what_comes_in_as_an_escaped_surrogate_goes_out_as_one(quiet: Caller) ->
 
 
 def test_any_worker_runs_under_the_command(tmp_path: Path) -> None:
-    """Not only ours: the documented synchronous generator, started by ``aggregating-worker serve -- COMMAND``."""
+    """Not only ours: the documented synchronous generator. It is called with the line that ``serve`` prints."""
     other = tmp_path / "other.py"
     other.write_text(
         "import runpod\n"
@@ -432,15 +419,13 @@ def test_any_worker_runs_under_the_command(tmp_path: Path) -> None:
     environment = {**os.environ, "RUNPOD_API_KEY": "secret"}
     with subprocess.Popen(command, cwd=LIBRARY, env=environment, stdout=subprocess.PIPE, text=True) as served:
         assert served.stdout is not None
-        url = served.stdout.readline().split()[1]
-        answer = httpx.post(
-            f"{url}/runsync",
-            json={"input": {"items": [1, 2]}},
-            headers={"Authorization": "Bearer secret"},
-            timeout=30,
-        )
+        call = next(line for line in served.stdout if line.startswith("Call it")).removeprefix("Call it").strip()
+        curl = f"curl() {{ printf '%s\\n' \"$@\"; }}; {call}"
+        _, header, url, *_ = subprocess.check_output(["sh", "-c", curl], env=environment, text=True).splitlines()
+        name, _, key = header.partition(": ")
+        answer = httpx.post(url, json={"input": {"items": [1, 2]}}, headers={name: key}, timeout=30)
         served.send_signal(signal.SIGTERM)
-        printed = served.stdout.read()
+        printed = call + served.stdout.read()
     assert answer.json()["output"] == [1, 2]
     assert "secret" not in printed
     assert served.returncode == 0
@@ -489,18 +474,34 @@ def test_an_image_without_docker_is_a_sentence(tmp_path: Path) -> None:
     assert finished.stderr.count("\n") == 1
 
 
+def test_a_folder_without_a_handler_and_a_port_in_use_are_sentences(quiet: Caller, tmp_path: Path) -> None:
+    taken = quiet.endpoint.url.removeprefix("http://127.0.0.1:").partition("/")[0]
+    for arguments, sentence in (
+        ([], "There is no handler.py in this folder: run this in a worker's project, or give a command after --."),
+        (["--port", taken, "--", *IDLE], f"Port {taken} is in use: choose another --port."),
+    ):
+        command = [sys.executable, "-m", "aggregating_worker", "serve", *arguments]
+        finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+        assert (finished.returncode, finished.stderr) == (1, f"{sentence}\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--port", "99999"], "'99999' is not a number from 0 to 65535"),
         (["--workers", "none"], "'none' is not a number from 1 to 64"),
         (["--port", "0", "--", "/no/such/command"], "No such file or directory"),
-        (["--port", "0", "--", sys.executable, "-c", "exit(3)"], "No worker is left"),
+        (["--port", "0", "--", sys.executable, "-c", "exit(3)"], "Every worker exited before it asked for a job"),
+        (["--image", "any", "--reload"], "--reload does not go with --image"),
     ],
 )
 def test_a_bad_argument_is_a_sentence(arguments: list[str], sentence: str) -> None:
     finished = subprocess.run(
-        [sys.executable, "-m", "aggregating_worker", "serve", *arguments], cwd=LIBRARY, capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", "aggregating_worker", "serve", *arguments],
+        cwd=LIBRARY,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert finished.returncode in (1, 2)
     assert sentence in finished.stderr

@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+
 from aggregating_worker.intake.mode import find_mode
 from aggregating_worker.refusal import Refused
-
 from tests.conftest import MakeWorker, off_runpod
 
 Start = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -45,7 +45,7 @@ def start(hostile: Path) -> Start:
 
 
 def result(finished: "subprocess.CompletedProcess[str]") -> Any:
-    """What the SDK prints as the job's result."""
+    """Return what the SDK prints as the job's result."""
     assert finished.returncode == 0, finished.stdout + finished.stderr
     [printed] = re.findall(r"Job result: (.*)", finished.stdout)
     return json.loads(printed.replace("'", '"').replace("True", "true"))["output"]
@@ -225,7 +225,7 @@ def test_the_sdks_development_server_answers_with_the_aggregate_and_fails_a_job_
     with serving(hostile, free_port, "--rp_serve_api", f"--rp_api_port={free_port}") as client:
 
         def answers(items: list[Any]) -> Iterator[dict[str, Any]]:
-            """Answer by way of each route; all but the first do a job that /run has only noted."""
+            """Yield the answer of each route; in all but the first, the job was sent to /run before."""
             job = {"input": {"items": items}}
             yield client.post("/runsync", json=job).json()
             for route in ("status", "stream"):
@@ -239,3 +239,12 @@ def test_the_sdks_development_server_answers_with_the_aggregate_and_fails_a_job_
         for refused in answers([]):
             del refused["id"]
             assert refused == {"status": "FAILED", "error": "No items provided"}
+
+
+def test_a_long_text_is_printed_by_its_beginning_and_its_length(start: Start) -> None:
+    """A picture in base64 would fill the terminal. What is returned is whole."""
+    finished = start('--test_input={"input": {"items": [{"bytes": 300000}, "a"]}}')
+    assert finished.returncode == 0
+    assert "… (300,000 characters)" in finished.stdout
+    assert "'result': 'a'" in finished.stdout
+    assert len(finished.stdout) < 5_000

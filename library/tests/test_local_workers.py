@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from aggregating_worker.local import LocalEndpoint, stops
 
+from aggregating_worker.local import LocalEndpoint, stops
 from tests.conftest import Caller, MakeWorker
 
 IDLE = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -300,11 +300,11 @@ def test_a_task_that_cannot_start_is_tried_again_when_it_has_changed(make_worker
 
 def test_what_is_not_the_workers_restarts_none(make_worker: MakeWorker, tmp_path: Path) -> None:
     project = make_worker("hostile")
-    (project / "endpoint").mkdir()
+    (project / "docs").mkdir()
     with LocalEndpoint(cwd=project, reload=True) as endpoint, Caller(endpoint, Path(os.devnull)) as caller:
         assert caller.runsync(["a"])["status"] == "COMPLETED"
         [first] = endpoint.workers.running
-        for name in ("results.jsonl", "endpoint/demo.py", "tests/tasks/hostile.py", "README.md"):
+        for name in ("results.jsonl", "docs/conf.py", "tests/tasks/hostile.py", "README.md"):
             (project / name).write_text("")
         (project / "labels.json").write_text("{}")
         until(lambda: first.exited.done())

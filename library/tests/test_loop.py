@@ -12,14 +12,14 @@ from typing import Any
 
 import psutil
 import pytest
+from aiohttp import web
+
 from aggregating_worker.intake import loop
 from aggregating_worker.job import JobRunner
 from aggregating_worker.local import LocalEndpoint
 from aggregating_worker.settings import Settings
-from aiohttp import web
-
+from aggregating_worker.testing.faulty import Faulty, Forward, Held
 from tests.conftest import Caller, MakeWorker, Serve
-from tests.faulty import Faulty, Forward, Held
 from tests.tasks import hostile
 
 
@@ -107,7 +107,7 @@ def test_long_jobs_are_spread_over_idle_workers(serve: Serve, fifos: list[Path])
 
 @pytest.mark.parametrize("task", ["hostile", "hostile_batch"])
 def test_a_job_of_one_item_is_done_beside_a_long_one(serve: Serve, task: str) -> None:
-    """By the same worker, which has no slot to spare."""
+    """By the same worker, whose slots are all in use."""
     caller = serve(task, ITEM_CONCURRENCY="1")
     long = caller.run([{"bytes": 1_000}] * 3_000)
     next(caller.stream(long))
@@ -126,7 +126,7 @@ def test_a_worker_that_is_told_to_stop_while_it_is_idle_drops_its_polls(
         polls = [Held(), Held()]
         faulty.plan("job-take", polls[0])
         faulty.plan("job-stop", polls[1])
-        caller.runsync([1])  # ends the poll under way
+        caller.runsync([1])  # answers the poll that waits
         polls[0].reached.result(20)
         [worker] = caller.endpoint.workers.running
         worker.process.send_signal(signal.SIGTERM)
@@ -136,7 +136,7 @@ def test_a_worker_that_is_told_to_stop_while_it_is_idle_drops_its_polls(
 def test_a_job_that_arrives_as_the_worker_is_told_to_stop_is_done(
     make_worker: MakeWorker, faulty: Faulty, tmp_path: Path
 ) -> None:
-    """The answer to its poll has begun, and the rest of it comes later than any patience."""
+    """The answer to its poll has begun; the rest comes later than the worker waits for a poll."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def slowly(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
@@ -153,7 +153,7 @@ def test_a_job_that_arrives_as_the_worker_is_told_to_stop_is_done(
     with behind(faulty, make_worker("hostile"), tmp_path / "log") as caller:
         caller.runsync([0])
         faulty.plan("job-take", slowly)
-        caller.runsync([1])  # ends the poll under way
+        caller.runsync([1])  # answers the poll that waits
         job_id = caller.run([2])
         faulty.wait(begun)
         [worker] = caller.endpoint.workers.running
@@ -179,7 +179,7 @@ def test_a_worker_without_a_slot_left_ends_and_another_does_what_it_had(serve: S
 def test_takes_that_keep_failing_are_a_second_apart_at_most_and_never_without_a_pause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However many they are: 2 to the power of 1,024 is no float."""
+    """However many fail: 2 to the power of 1,024 is no float."""
     pauses: list[float] = []
 
     async def refused(session: object, count: int) -> None:

@@ -5,21 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from aggregating_worker.delivery.chunk import Chunk
 from aggregating_worker.delivery.sender import _final
 from aggregating_worker.outcome.bucket import Access, Bucket, NotStored
 from aggregating_worker.outcome.overflow import Output
 from aggregating_worker.outcome.result import Outcome, failure, reference, success
 from aggregating_worker.refusal import Refused
-from hypothesis import given
-from hypothesis import strategies as st
 
 ACCESS = {"endpointUrl": "https://localhost", "accessId": "a", "accessSecret": "b", "bucketName": "c"}
 
 
 @dataclass(frozen=True)
 class Shelf(Bucket):
-    """A bucket that is never asked: what it takes gets the longest URL that there is."""
+    """A bucket without a store: each result gets the longest URL that there can be."""
 
     fails: bool = False
 
@@ -33,14 +34,14 @@ def shelf(*, fails: bool = False) -> Shelf:
     return Shelf(Access.model_validate(ACCESS), fails=fails)
 
 
-def admitted(output: Output, envelope: Outcome) -> Outcome:
+def admitted(output: Output, outcome: Outcome) -> Outcome:
     """Return what goes inline, stored first if it has to be."""
-    taken = output.admit(envelope)
+    taken = output.admit(outcome)
     return taken if isinstance(taken, Outcome) else taken()
 
 
-def sent(envelopes: list[Outcome], chunk: int = 1) -> bytes:
-    bodies = [envelope.body for envelope in envelopes]
+def sent(outcomes: list[Outcome], chunk: int = 1) -> bytes:
+    bodies = [outcome.body for outcome in outcomes]
     chunks: list[Any] = bodies
     if chunk > 1:
         chunks = [bodies[first : first + chunk] for first in range(0, len(bodies), chunk)]
@@ -62,34 +63,34 @@ def test_the_body_never_exceeds_the_limit(
     except Refused:
         assert limit < 300 * len(sizes)
         return
-    envelopes = [
+    outcomes = [
         admitted(output, success(index, "é" * size) if size % 3 else failure(index, "E", "\x00" * size))
         for index, size in enumerate(sizes, first)
     ]
-    assert [envelope.index for envelope in envelopes] == list(range(first, first + len(sizes)))
-    body = sent(envelopes, chunk)
+    assert [outcome.index for outcome in outcomes] == list(range(first, first + len(sizes)))
+    body = sent(outcomes, chunk)
     assert len(body) <= output.size <= limit
     if bucket and not bucket.fails and limit >= 500 * len(sizes) + 20:
-        for size, envelope in zip(sizes, envelopes, strict=True):
-            assert envelope.success == bool(size % 3)
+        for size, outcome in zip(sizes, outcomes, strict=True):
+            assert outcome.success == bool(size % 3)
 
 
 @given(sizes=st.lists(st.integers(0, 3_000), min_size=1, max_size=30), more=st.integers(0, 2_000))
 def test_what_can_stay_inline_does_and_a_reference_has_room_to_the_last_byte(sizes: list[int], more: int) -> None:
-    """At a limit of just what the references need and some more: none of them becomes a failure."""
+    """The limit is what the references need, or a little more: no item becomes a failure."""
     bucket = shelf()
     longest = reference(len(sizes), "x" * bucket.url_bytes(f"job/{len(sizes)}.json"), 10**15).size
     limit = max(1_000, len('{"output": [], "stopPod": true}') + len(sizes) * (longest + 2) + more)
     output = Output("job", len(sizes), limit, bucket=bucket)
-    envelopes = [admitted(output, success(index, "x" * size)) for index, size in enumerate(sizes)]
-    assert all(envelope.success for envelope in envelopes)
-    assert len(sent(envelopes)) <= limit
+    outcomes = [admitted(output, success(index, "x" * size)) for index, size in enumerate(sizes)]
+    assert all(outcome.success for outcome in outcomes)
+    assert len(sent(outcomes)) <= limit
 
 
 def test_what_fits_is_never_replaced() -> None:
     output = Output("job", 3, 10_000)
-    envelopes = [success(index, "x" * 3_000) for index in range(3)]
-    assert [output.admit(envelope) for envelope in envelopes] == envelopes
+    outcomes = [success(index, "x" * 3_000) for index in range(3)]
+    assert [output.admit(outcome) for outcome in outcomes] == outcomes
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
+
 from aggregating_worker.job import JobRunner
 from aggregating_worker.refusal import Refused
 from aggregating_worker.settings import Settings
-from pydantic import BaseModel
-
 from tests.conftest import Caller, MakeWorker, Serve, off_runpod
 from tests.test_pool import run
 from tests.test_stream import make
@@ -78,7 +78,7 @@ def test_a_generator_is_closed_when_its_job_is_cancelled(caller: Caller, fifo: P
     assert next(caller.stream(job_id))["parts"][0] == "first"
     caller.post(f"/cancel/{job_id}")
     assert caller.runsync([{"yield": ["next"]}])["output"][0]["result"] == "next"
-    caller.wait_for_log(job_id, "1, then stopped")
+    caller.wait_for_log(job_id, "stopped after 0 of 1 item")
     while not closed.exists():
         caller.get("/health")
 

@@ -24,7 +24,7 @@ KEYS = {"BUCKET_ACCESS_KEY_ID": "id", "BUCKET_SECRET_ACCESS_KEY": "secret"}
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[dict[str, str]]:
-    """Serve S3 with one bucket, whose name the host's has too; return the worker's settings for it."""
+    """Serve S3 with one bucket that is named like the host; return the worker's settings for it."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
@@ -42,7 +42,7 @@ def store() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def failing(store: dict[str, str], refused: str) -> Iterator[dict[str, str]]:
-    """Stand before a store that does not take the file named ``refused``; yield the worker's settings."""
+    """Serve ``store``, but refuse the file named ``refused``; yield the worker's settings."""
     with httpx.Client(base_url=store["BUCKET_ENDPOINT_URL"], timeout=30) as http:
 
         def answer(request: Request) -> Answer:
@@ -67,7 +67,7 @@ def read(file: dict[str, Any]) -> bytes:
 def test_12_pictures_of_3_mb_are_references_to_the_same_pictures(
     serve: Serve, store: dict[str, str], task: str
 ) -> None:
-    """Also: the bucket is named like the first part of its host, and stands in the path nonetheless."""
+    """The bucket is named like the host, and its name is in the path nonetheless."""
     caller = serve(task, **store)
     job_id = caller.run(ITEMS)
     streamed = list(caller.stream(job_id))
@@ -87,7 +87,7 @@ def test_without_a_bucket_as_many_as_fit_are_inline_in_input_order_every_run_ali
     caller = serve(task)
     runs = [caller.runsync(ITEMS)["output"] for _ in range(3)]
     assert runs[0] == runs[1] == runs[2]
-    assert [envelope["success"] for envelope in runs[0]] == [True, True] + 10 * [False]  # each takes 4 MB of 10
+    assert [envelope["success"] for envelope in runs[0]] == [True, True] + 10 * [False]  # each takes 4 of the 10 MB
     assert [read(envelope["result"]) for envelope in runs[0][:2]] == [picture(0, SIZE), picture(1, SIZE)]
     assert {envelope["failure"]["type"] for envelope in runs[0][2:]} == {"OutputTooLarge"}
 
@@ -118,7 +118,7 @@ def test_a_result_keeps_its_shape_around_its_files(
 
 @pytest.mark.parametrize("stored", [True, False], ids=["bucket", "inline"])
 def test_map_brings_all_12_to_disk(serve: Serve, store: dict[str, str], tmp_path: Path, stored: bool) -> None:
-    """Without a bucket it asks again, in smaller jobs, for what did not fit."""
+    """Without a bucket, it asks again, in smaller jobs, for the pictures that did not fit."""
     caller = serve("pictures", **(store if stored else {}))
     items, out, folder = (tmp_path / name for name in ("items.jsonl", "out.jsonl", "files"))
     items.write_text("".join(f"{json.dumps(item)}\n" for item in ITEMS))

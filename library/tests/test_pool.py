@@ -1,4 +1,4 @@
-"""One pool of calls for all jobs: what they share, what they never mix, and that nobody waits for nobody."""
+"""One pool of calls for all jobs: what jobs share, what they never mix, and that none waits in vain."""
 
 import asyncio
 import threading
@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import uvloop
-from aggregating_worker.calls.stream import Stream
-from aggregating_worker.outcome.overflow import Output
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
+from aggregating_worker.calls.stream import Stream
+from aggregating_worker.outcome.overflow import Output
 from tests.test_stream import make, others_done
 
 
@@ -28,15 +28,15 @@ async def run(stream: Stream, items: list[Any], job_id: str = "job", **options: 
     """Do a job; return its envelopes."""
     output = Output(job_id, len(items), 10_000_000)
     job = Job(items=items, **options)
-    return [envelope.body async for chunk in stream.run(job.items, job, job_id, output) for envelope in chunk]
+    return [outcome.body async for chunk in stream.run(job.items, job, job_id, output) for outcome in chunk]
 
 
 def results(envelopes: list[dict[str, Any]]) -> list[Any]:
     return [envelope.get("result", envelope.get("failure", {}).get("type")) for envelope in envelopes]
 
 
-class Batches:
-    """A ``process_batch`` whose first call waits until it is let go, and so has the next one fill up."""
+class BatchQueue:
+    """A ``process_batch`` whose first call waits until ``go`` is set, so that the next one fills up."""
 
     def __init__(self, act: Callable[[Any], Any] = lambda item: item) -> None:
         self.calls: list[list[Any]] = []
@@ -53,8 +53,8 @@ class Batches:
         return [self._act(item) for item in items]
 
 
-async def together(stream: Stream, batches: Batches, *jobs: dict[str, Any]) -> list[list[Any]]:
-    """Do ``jobs`` at once, behind a call that has begun before they come; return their results."""
+async def together(stream: Stream, batches: BatchQueue, *jobs: dict[str, Any]) -> list[list[Any]]:
+    """Do ``jobs`` at once while an earlier call still runs; return their results."""
     first = asyncio.create_task(run(stream, ["first"]))
     await batches.begun.wait()
     others = [asyncio.create_task(run(stream, job_id=str(number), **job)) for number, job in enumerate(jobs)]
@@ -67,7 +67,7 @@ async def together(stream: Stream, batches: Batches, *jobs: dict[str, Any]) -> l
 
 def test_items_of_many_jobs_share_a_call() -> None:
     async def scenario() -> None:
-        batches = Batches()
+        batches = BatchQueue()
         stream = make(batches, batched=True)
         found = await together(stream, batches, *({"items": [number]} for number in range(32)))
         assert found == [[number] for number in range(32)]
@@ -77,9 +77,9 @@ def test_items_of_many_jobs_share_a_call() -> None:
     asyncio.run(scenario())
 
 
-def test_the_job_of_a_call_has_the_items_of_that_call_whoevers_they_are() -> None:
+def test_the_job_of_a_call_has_the_items_of_that_call_of_whichever_jobs() -> None:
     async def scenario() -> None:
-        batches = Batches()
+        batches = BatchQueue()
         stream = make(batches, batched=True, batch_size=2)
         found = await together(stream, batches, *({"items": [n, -n]} for n in (1, 2, 3)), {"items": [4, 5, 6]})
         assert found == [[1, -1], [2, -2], [3, -3], [4, 5, 6]]
@@ -102,7 +102,7 @@ def test_the_job_of_a_call_has_the_items_of_that_call_whoevers_they_are() -> Non
 )
 def test_different_options_never_share_a_call(one: dict[str, Any], other: dict[str, Any]) -> None:
     async def scenario() -> None:
-        batches = Batches()
+        batches = BatchQueue()
         stream = make(batches, batched=True)
         jobs = [{"items": [n], **(one if n % 2 else other)} for n in range(6)]
         assert await together(stream, batches, *jobs) == [[n] for n in range(6)]
@@ -131,7 +131,7 @@ def test_what_a_job_has_worked_out_of_its_items_is_not_handed_on_with_those_of_o
         outputs = [Output("job", 1, 10_000_000) for _ in jobs]
         streams = [stream.run(job.items, job, "job", output) for job, output in zip(jobs, outputs, strict=True)]
         chunks = await asyncio.gather(*map(anext, streams))
-        assert [envelope.body["result"] for [envelope] in chunks] == [2, 2]
+        assert [outcome.body["result"] for [outcome] in chunks] == [2, 2]
         for each in streams:
             await each.aclose()
 
@@ -140,7 +140,7 @@ def test_what_a_job_has_worked_out_of_its_items_is_not_handed_on_with_those_of_o
 
 def test_one_bad_item_costs_no_other_job_anything() -> None:
     async def scenario() -> None:
-        batches = Batches(lambda item: 1 / item)
+        batches = BatchQueue(lambda item: 1 / item)
         stream = make(batches, batched=True)
         jobs = [{"items": [n, n]} for n in (1, 0, 2, 4)]
         found = await together(stream, batches, *jobs)
@@ -151,7 +151,7 @@ def test_one_bad_item_costs_no_other_job_anything() -> None:
 
 def test_a_job_that_is_cancelled_in_a_shared_call_disturbs_no_other_and_costs_no_further_call() -> None:
     async def scenario() -> None:
-        batches = Batches()
+        batches = BatchQueue()
         stream = make(batches, batched=True, batch_size=4)
         first = asyncio.create_task(run(stream, ["first"]))
         await batches.begun.wait()
@@ -171,7 +171,7 @@ def test_a_job_that_is_cancelled_in_a_shared_call_disturbs_no_other_and_costs_no
 
 def test_a_job_that_is_cancelled_while_its_call_runs_leaves_the_call_to_the_others() -> None:
     async def scenario() -> None:
-        batches = Batches()
+        batches = BatchQueue()
         stream = make(batches, batched=True, batch_wait=60, batch_size=2)
         leaving = asyncio.create_task(run(stream, ["leaves"], "leaving"))
         staying = asyncio.create_task(run(stream, ["stays"], "staying"))
@@ -187,10 +187,10 @@ def test_a_job_that_is_cancelled_while_its_call_runs_leaves_the_call_to_the_othe
 
 @pytest.mark.parametrize("cancelled", [1, 2, 3])
 def test_a_job_that_waits_starts_though_all_that_came_before_it_were_cancelled(cancelled: int) -> None:
-    """Each has options of its own, and nothing else arrives that could have the pool look again."""
+    """Each has other options, and nothing else comes that would make the pool look again."""
 
     async def scenario() -> None:
-        batches = Batches()
+        batches = BatchQueue()
         stream = make(batches, batched=True)
         first = asyncio.create_task(run(stream, ["first"]))
         await batches.begun.wait()
@@ -245,7 +245,7 @@ def test_each_try_gets_items_as_fresh_as_the_first() -> None:
 
 
 def test_each_try_has_its_own_time_and_what_is_made_is_kept() -> None:
-    """The first half succeeds, the second is never done: only that one is late."""
+    """The first half succeeds, the second never ends: only the second is late."""
 
     async def process_batch(items: list[int], job: object) -> list[int]:
         if len(items) == 4:
@@ -291,7 +291,7 @@ def test_a_job_of_one_item_waits_for_two_calls_at_most_beside_one_of_thousands(b
 
 def test_a_call_that_is_not_full_waits_for_as_long_as_it_is_told_to() -> None:
     async def scenario() -> None:
-        batches = Batches()
+        batches = BatchQueue()
         batches.go.set()
         stream = make(batches, batched=True, batch_size=3, batch_wait=60)
         jobs = [asyncio.create_task(run(stream, [number], str(number))) for number in range(3)]
@@ -310,7 +310,7 @@ def test_a_call_that_waits_starts_in_time_by_a_coarse_clock_too() -> None:
             for _ in range(50):
                 await run(stream, ["alone"])
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # whose clock has whole milliseconds
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # its clock has whole milliseconds
         runner.run(scenario())
 
 
@@ -339,7 +339,7 @@ def test_there_is_room_for_what_could_start_and_for_no_more() -> None:
 
 def test_a_batch_has_room_for_the_call_after_the_one_under_way() -> None:
     async def scenario() -> None:
-        batches = Batches()
+        batches = BatchQueue()
         stream = make(batches, batched=True, batch_size=8)
         jobs = [asyncio.create_task(run(stream, [1]))]
         await batches.begun.wait()
@@ -354,7 +354,7 @@ def test_a_batch_has_room_for_the_call_after_the_one_under_way() -> None:
 
 
 def test_a_worker_whose_slots_are_all_held_for_ever_says_so_and_keeps_what_it_has() -> None:
-    """The job that holds them is accounted for; the one beside it is for another worker."""
+    """The job that holds them gets an outcome for every item; the other job is for another worker."""
     release = threading.Event()
 
     def process(item: str, job: object) -> str:

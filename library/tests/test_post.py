@@ -1,4 +1,4 @@
-"""The POST by which results leave: whatever a server answers, and however it cuts that up."""
+"""The POST that carries results: whatever a server answers, and in whatever pieces."""
 
 import asyncio
 import queue
@@ -16,8 +16,6 @@ from typing import Any, TypeVar
 
 import pytest
 import uvloop
-from aggregating_worker.delivery import post
-from aggregating_worker.delivery.post import Answer, Poster
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,6 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
+from aggregating_worker.delivery import post
+from aggregating_worker.delivery.post import Answer, Poster
 from tests.calling import running
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Server:
 
 
 def read_until(connection: socket.socket, pattern: bytes) -> bytes:
-    """Return what comes, until it ends with what the ``pattern`` matches, or at all."""
+    """Return what comes until it ends with ``pattern``, or the connection ends."""
     read = bytearray()
     while not re.search(pattern + b"$", read[-20:]) and (more := connection.recv(65_536)):
         read += more
@@ -75,7 +75,7 @@ def serving(serve: Serve, context: ssl.SSLContext | None = None) -> Iterator[URL
 
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-"""A task may install the second."""
+"""A task may install uvloop."""
 
 
 @pytest.fixture(params=LOOPS, autouse=True)
@@ -84,7 +84,7 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def post_with(scenario: Callable[[Poster], Awaitable[T]]) -> T:
-    """Return what comes of ``scenario``, and close the connections that it leaves."""
+    """Return the result of ``scenario``; close the connections that it leaves open."""
 
     async def run() -> T:
         poster = Poster()
@@ -295,7 +295,7 @@ def test_over_tls_only_whoever_is_known_is_told_anything(tmp_path: Path, monkeyp
 
 
 def _certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """Return what a server named localhost shows, and the file by which it can be known."""
+    """Return the TLS context of a server named localhost, and the file with its certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)

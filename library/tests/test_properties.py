@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from aggregating_worker.calls.stream import Stream
 from aggregating_worker.outcome.overflow import Output
 from aggregating_worker.outcome.result import Outcome
 from aggregating_worker.settings import Settings
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.conftest import Caller, Serve
 from tests.tasks.hostile import FAULTY, FINE
 from tests.test_stream import Gauge, others_done
@@ -34,7 +34,7 @@ FAILURES = {
 }
 """What an item can do wrong, and the types of failure that its envelope may then name, besides a timeout's."""
 FAILURE_BYTES = 250
-"""More than what is kept free for each item that is not settled."""
+"""More bytes than the response keeps free for an item to come."""
 
 What = int | str
 
@@ -88,14 +88,14 @@ plans = st.builds(
 
 @dataclass
 class Watch:
-    """Both ends of the engine for one job of ``plan``: its task, and whoever takes its chunks."""
+    """Both ends of the engine for one job of ``plan``: the task, and the taker of its chunks."""
 
     plan: Plan
     calls: Gauge = field(default_factory=Gauge)
     begun: set[int] = field(default_factory=set)
     chunks: list[list[Outcome]] = field(default_factory=list)
     streamed: int = 0
-    """Results that no longer count: all but one of the chunk that is being posted, and those before it."""
+    """Results that no longer take up lookahead: all earlier ones, and all but one of the chunk that is being posted."""
     held: int = 0
     """The most results that were begun and not streamed."""
     arrived: defaultdict[int, threading.Event] = field(default_factory=lambda: defaultdict(threading.Event))
@@ -154,8 +154,8 @@ class Watch:
                     return
                 self.chunks.append(chunk)
                 self.streamed += len(chunk) - 1
-                for envelope in chunk:
-                    self.arrived[envelope.index].set()
+                for outcome in chunk:
+                    self.arrived[outcome.index].set()
                 for _ in range(10):  # turns in which a call too many would begin
                     await asyncio.sleep(0)
                 self.streamed += 1
@@ -179,26 +179,26 @@ class Watch:
         assert self.calls.inside == 0
 
     def check(self) -> None:
-        """Everything that a job promises, of what came of it."""
+        """Check what a job promises on the chunks that were taken."""
         plan = self.plan
-        envelopes = [envelope for chunk in self.chunks for envelope in chunk]
+        outcomes = [outcome for chunk in self.chunks for outcome in chunk]
         if plan.stop is None:
-            assert len(envelopes) == len(plan.items)
-        for index, (envelope, what) in enumerate(zip(envelopes, plan.items, strict=False)):
-            assert envelope.index == index
-            if envelope.success:
-                assert envelope.body == {"index": index, "success": True, "result": _act(what)}
+            assert len(outcomes) == len(plan.items)
+        for index, (outcome, what) in enumerate(zip(outcomes, plan.items, strict=False)):
+            assert outcome.index == index
+            if outcome.success:
+                assert outcome.body == {"index": index, "success": True, "result": _act(what)}
                 continue
             allowed = FAILURES[what] if isinstance(what, str) else () if self._fits() else ("OutputTooLarge",)
             late = ("TimeoutError",) if plan.hangs else ()
-            assert envelope.body["failure"]["type"] in allowed + late
+            assert outcome.body["failure"]["type"] in allowed + late
 
         chunked = plan.chunk > 1
-        bodies = [[envelope.body for envelope in chunk] if chunked else chunk[0].body for chunk in self.chunks]
+        bodies = [[outcome.body for outcome in chunk] if chunked else chunk[0].body for chunk in self.chunks]
         assert all(1 <= len(chunk) <= plan.chunk for chunk in self.chunks)
         assert all(len(json.dumps({"output": body})) <= 1_000_000 for body in bodies)
         assert len(json.dumps({"output": bodies})) <= plan.limit
-        # Another thread can see what has started before this one is told what was streamed for it.
+        # An item may start in another thread before this one has counted what was streamed.
         unseen = 0 if plan.kind.startswith("async") else plan.chunk - 1
         assert self.held <= plan.lookahead + unseen
         assert self.calls.most <= plan.concurrency
@@ -238,11 +238,11 @@ def test_whatever_items_do_and_whenever_it_is_stopped_a_job_keeps_its_promises(p
             item_timeout=0.02 if plan.hangs else 0,
         )
         stream = Stream(watch.task(), values, batched=plan.batched)
-        async with asyncio.timeout(30):  # of what takes milliseconds
+        async with asyncio.timeout(30):  # it takes milliseconds
             await watch.carry_out(stream)
         watch.check()
-        if not plan.hangs:  # and so has no timeout
-            async with asyncio.timeout(10):  # no slot, and no room, was lost with the job before
+        if not plan.hangs:  # so there is no timeout
+            async with asyncio.timeout(10):  # the job before must not have cost a slot, or room
                 await watch.take(stream, ["meets"] * plan.at_once * plan.group)
 
     threads = threading.active_count()
@@ -261,7 +261,7 @@ def callers(serve: Serve) -> list[Caller]:
 
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-text = st.text().map("é".__add__)  # and not the name of something to do
+text = st.text().map("é".__add__)  # never the name of something that the task does
 values = st.recursive(plain | text, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=5)
 jobs = st.lists(st.lists(values | st.sampled_from([*FINE, *FAULTY]), min_size=1, max_size=20), min_size=1, max_size=3)
 

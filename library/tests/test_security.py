@@ -1,4 +1,4 @@
-"""What the baked ``SECURITY.md`` claims and no other test holds."""
+"""Claims of the baked ``SECURITY.md`` that no other test holds."""
 
 import json
 import re
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests.conftest import Caller, Serve
 
 SECRET = secrets.token_hex()
-"""In the worker's environment."""
+"""A value in the worker's environment."""
 MARKER = secrets.token_hex()
-"""In the result of one job of another caller's, and in the log of a second one."""
+"""A text in the result of another caller's job, and in the log of a second one."""
 REACHING = re.findall(
     r"\S+",
     r"""
@@ -60,7 +60,7 @@ def others(caller: Caller) -> list[str]:
 
 
 def echoed(item: Any) -> Any:
-    """Return what comes back of a task that returns its item: a result's wish for a new worker is the worker's."""
+    """Return the result of a task that returns its item: ``refresh_worker`` is for the worker, and taken out."""
     asks = isinstance(item, dict) and item.get("refresh_worker")
     return {name: value for name, value in item.items() if name != "refresh_worker"} if asks else item
 
@@ -70,7 +70,7 @@ def logged(caller: Caller) -> list[dict[str, Any]]:
 
 
 def test_no_field_of_a_job_reaches_the_environment_or_another_job(caller: Caller, others: list[str]) -> None:
-    """What a job says is text to the worker: it comes back as it was, or the job is refused."""
+    """Whatever a job says is only text to the worker: it comes back as it was, or the job is refused."""
     port = str(httpx.URL(caller.endpoint.url).port)
 
     @settings(max_examples=50, deadline=None)

@@ -1,7 +1,7 @@
 """The environment is read once, and a bad value is a sentence that names its variable."""
 
-
 import pytest
+
 from aggregating_worker.refusal import Refused
 from aggregating_worker.settings import Settings, doubts, read_settings
 

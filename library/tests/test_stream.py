@@ -1,4 +1,4 @@
-"""The engine as a function: ordered, bounded, cancellable; nothing that the task does reaches another item."""
+"""The engine as a function: ordered, bounded, cancellable; nothing that the task does costs another item."""
 
 import asyncio
 import json
@@ -9,6 +9,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
+
 from aggregating_worker.calls.stream import Stream
 from aggregating_worker.outcome.bucket import Access, Bucket
 from aggregating_worker.outcome.overflow import Output
@@ -26,7 +27,7 @@ async def collect(stream: Stream, items: Sequence[Any]) -> list[list[Outcome]]:
 
 
 def bodies(stream: Stream, items: Sequence[Any]) -> list[dict[str, Any]]:
-    return [envelope.body for chunk in asyncio.run(collect(stream, items)) for envelope in chunk]
+    return [outcome.body for chunk in asyncio.run(collect(stream, items)) for outcome in chunk]
 
 
 async def others_done(stream: Stream) -> None:
@@ -110,7 +111,7 @@ def test_the_first_result_is_not_held_back_for_a_fuller_chunk() -> None:
         async with aclosing(stream.run(range(10), None, "job", Output("job", 10, 10**7, chunked=True))) as chunks:
             seen: list[int] = []
             while len(seen) < 9:
-                seen += [envelope.body["result"] for envelope in await anext(chunks)]
+                seen += [outcome.body["result"] for outcome in await anext(chunks)]
             last.set()
             assert seen == list(range(9))
 
@@ -127,7 +128,7 @@ def test_what_became_ready_meanwhile_is_one_chunk_of_at_most_a_megabyte() -> Non
         sizes = []
         async with aclosing(stream.run(items, None, "job", Output("job", 6, 10**7, chunked=True))) as chunks:
             async for chunk in chunks:
-                sizes.append([len(envelope.body["result"]) for envelope in chunk])
+                sizes.append([len(outcome.body["result"]) for outcome in chunk])
                 await others_done(stream)
         return sizes
 
@@ -203,7 +204,7 @@ def test_an_async_call_that_ignores_cancellation_holds_nothing_up() -> None:
 
 
 def test_results_with_files_are_not_late_for_the_uploads_of_others() -> None:
-    """Nor does a result that is late cost what copies files: more of them than there are threads for uploads."""
+    """There are more results than threads for uploads: copying their files must not wait behind those."""
     uploads = threading.Event()
 
     class Shelf(Bucket):
@@ -220,7 +221,7 @@ def test_results_with_files_are_not_late_for_the_uploads_of_others() -> None:
         output = Output("job", 40, 10_000_000, bucket=Shelf(Access.model_validate(access)), inline_file_bytes=1)
 
         async def deliver() -> list[Outcome]:
-            return [envelope async for chunk in stream.run(range(40), None, "job", output) for envelope in chunk]
+            return [outcome async for chunk in stream.run(range(40), None, "job", output) for outcome in chunk]
 
         async with asyncio.timeout(20):
             collecting = asyncio.create_task(deliver())
@@ -228,7 +229,7 @@ def test_results_with_files_are_not_late_for_the_uploads_of_others() -> None:
             while stream.pool.under_way:
                 await asyncio.sleep(0)
             uploads.set()
-            assert all(envelope.success for envelope in await collecting)
+            assert all(outcome.success for outcome in await collecting)
 
     asyncio.run(scenario())
 
@@ -332,7 +333,7 @@ def test_a_batch_that_nobody_waits_for_is_not_retried() -> None:
     async def scenario() -> None:
         stream = make(process_batch, batched=True, item_timeout=0.05, batch_size=4)
         chunks = await collect(stream, range(4))
-        assert [envelope.body["failure"]["type"] for [envelope] in chunks] == ["TimeoutError"] * 4
+        assert [outcome.body["failure"]["type"] for [outcome] in chunks] == ["TimeoutError"] * 4
         release.set()
         await others_done(stream)
         assert calls == [[0, 1, 2, 3]]
@@ -361,8 +362,8 @@ def test_a_call_that_never_accepts_cancellation_does_not_keep_the_loop_from_clos
                 await asyncio.Event().wait()
 
     async def scenario() -> None:
-        [[envelope]] = await collect(make(process, item_timeout=0.05), [0])
-        assert envelope.body["failure"]["type"] == "TimeoutError"
+        [[outcome]] = await collect(make(process, item_timeout=0.05), [0])
+        assert outcome.body["failure"]["type"] == "TimeoutError"
 
     runner = threading.Thread(target=asyncio.run, args=(scenario(),), daemon=True)
     runner.start()
@@ -383,7 +384,7 @@ def test_a_chunk_of_results_is_a_megabyte_at_most_with_all_that_is_put_around_it
                 stream.run([1, half, half], None, "job", Output("job", 3, 10**7, chunked=True))
             ) as chunks:
                 async for chunk in chunks:
-                    body = json.dumps({"output": [envelope.body for envelope in chunk]}, ensure_ascii=False)
+                    body = json.dumps({"output": [outcome.body for outcome in chunk]}, ensure_ascii=False)
                     assert len(body.encode()) <= 1_000_000
                     await others_done(stream)
 

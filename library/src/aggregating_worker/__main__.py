@@ -1,4 +1,4 @@
-"""``aggregating-worker COMMAND``, or ``python -m aggregating_worker COMMAND``: what is done on the other side of the queue.
+"""``aggregating-worker COMMAND``, or ``python -m aggregating_worker COMMAND``: the other side of the queue.
 
 Each command is a module of its own with what it needs, which takes a while to import: one of them is, and no more.
 """
@@ -26,6 +26,7 @@ COMMANDS = {
     "stream": Command("client.command", "client", "run one job with /run and print each envelope as it is ready"),
     "map": Command("client.command", "client", "put a long list through many jobs"),
     "deploy": Command("deploy.command", "deploy", "put an image on a Runpod endpoint, new or updated"),
+    "hub": Command("deploy.hub", "deploy", "have the Runpod Hub test the job in test_input.json"),
 }
 USAGE = "usage: aggregating-worker COMMAND …, each with --help\n\n" + "\n".join(
     f"  {name:8} {command.what}" for name, command in COMMANDS.items()

@@ -1,4 +1,4 @@
-"""Where an item comes from, for a task that asks."""
+"""What a task may ask about an item: its job and its index."""
 
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One item's place: its job's id, its ``index`` there, and the ``job`` as the platform sent it, no credentials."""
+    """An item's job id, its ``index``, and the ``job`` as the platform sent it, without credentials."""
 
     job_id: str
     index: int
@@ -16,4 +16,4 @@ class Context:
 
 
 in_call: ContextVar[tuple[str | None, int | None]] = ContextVar("in_call", default=(None, None))
-"""The job's id and the item's index of the call that is under way here, as far as all of its items have the same."""
+"""The job's id and the item's index of the call that runs here; None where its items have different ones."""

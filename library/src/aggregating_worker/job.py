@@ -1,4 +1,4 @@
-"""One job: checked, streamed, accounted for."""
+"""One job: its input is checked, its items run, its outcomes counted in the log."""
 
 import inspect
 import json
@@ -21,6 +21,7 @@ from aggregating_worker.outcome.bucket import Access, Bucket
 from aggregating_worker.outcome.overflow import Output
 from aggregating_worker.outcome.result import describe
 from aggregating_worker.refusal import Refused, faults
+from aggregating_worker.sentence import counted
 from aggregating_worker.settings import Settings
 
 MAX_INDEX = 10**12
@@ -28,14 +29,14 @@ NO_ITEMS = "No items provided"
 CREDENTIALS = ("s3Config",)
 """Fields of a job that the task does not see."""
 Yielded = Chunk | dict[str, Any] | list[dict[str, Any]]
-"""A chunk as the worker's own sender takes it, or for the SDK's: an envelope, or with ``CHUNK_SIZE`` a list of them."""
+"""A chunk for the worker's own sender or, for the SDK's, an envelope, or a list of them (``CHUNK_SIZE``)."""
 
 
 class JobRunner:
-    """The task under its settings.
+    """Runs jobs on ``task``, under ``settings``.
 
     ``task`` must have ``load``, ``Input`` with a field ``items``, and exactly one of ``process`` and ``process_batch``;
-    raises ``Refused`` if it has not.
+    otherwise ``Refused`` is raised.
     """
 
     def __init__(self, task: ModuleType, settings: Settings) -> None:
@@ -59,11 +60,11 @@ class JobRunner:
         self._own_bucket = Bucket(access) if access else None
         self.sender = Sender(settings.deliver_for)
         self.sends = False
-        """Whether what it yields goes to the worker's own sender."""
+        """Whether chunks go to the worker's own sender."""
         self.stuck = False
-        """Whether it must not go on."""
+        """Whether every slot is held for good, so that the worker has to end."""
         self.on_start: Callable[[str], None] = lambda _: None
-        """Called with the id of each job that has been checked: its items are about to start, or it is refused."""
+        """Called with the id of each job once it is checked: its items are about to start, or it is refused."""
         [name] = functions
         function = getattr(task, name)
         with_context = wants_context(function, name)
@@ -71,18 +72,18 @@ class JobRunner:
 
     @property
     def pool(self) -> Pool:
-        """The calls of the task, for all jobs."""
+        """The slots, for all jobs."""
         return self._stream.pool
 
     @property
     def failed(self) -> bool:
-        """Whether the process is to end with status 1: something was lost, or handed back."""
+        """Whether the process has to end with status 1: a final body was lost, or jobs were handed back."""
         return self.stuck or self.sender.lost
 
     def load(self) -> None:
         """Run the task's ``load``; raise ``Refused`` if it fails.
 
-        In every mode outside the SDK's event loop, not as a fitness check: there ``asyncio.run`` would fail.
+        Not as a fitness check: those run on the SDK's event loop, where a ``load`` could not use ``asyncio.run``.
         """
         try:
             self._load()
@@ -92,12 +93,12 @@ class JobRunner:
             raise Refused(f"load() in task.py failed: {raised.kind}: {raised.message}") from None
 
     async def run(self, job: dict[str, Any]) -> AsyncGenerator[Yielded, None]:
-        """Yield the job's chunks; a job that cannot start yields ``{"error": sentence}``, on which the SDK fails it."""
+        """Yield the job's chunks or, if it cannot start, ``{"error": sentence}``, with which the SDK fails it."""
         began = time.monotonic()
         chunked = self.settings.chunk_size > 1
         try:
-            checked, first = self._check(job)
-            items = tuple(checked.items)  # type: ignore[attr-defined]  # ours: what the task has, it may change
+            request, first = self._check(job)
+            items = tuple(request.items)  # type: ignore[attr-defined]  # a copy: the task may change its list
             limit, bucket = self.settings.max_output_bytes, self._bucket(job)
             output = Output(
                 job["id"],
@@ -117,22 +118,23 @@ class JobRunner:
         self.on_start(job["id"])
         try:
             sent = MappingProxyType({name: value for name, value in job.items() if name not in CREDENTIALS})
-            chunks = self._stream.run(items, checked, job["id"], output, first_index=first, sent=sent)
+            chunks = self._stream.run(items, request, job["id"], output, first_index=first, sent=sent)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     posted = Chunk(chunk, output, chunked)
                     yield posted if self.sends else posted.plain
                     streamed += len(chunk)
-                    failed += sum(not envelope.success for envelope in chunk)
-                    stored += sum(envelope.stored for envelope in chunk)
+                    failed += sum(not outcome.success for outcome in chunk)
+                    stored += sum(outcome.stored for outcome in chunk)
         finally:
             seconds = time.monotonic() - began
-            cut = "" if streamed == len(items) else f" of {len(items)}, then stopped"
-            counts = f"{streamed} items{cut}, {failed} failed, {stored} stored"
-            log.info(f"{counts}, {seconds:.3f} s, {output.size} bytes", job["id"])
+            done = counted(len(items), "item")
+            if streamed < len(items):
+                done = f"stopped after {streamed} of {done}"
+            log.info(f"{done}, {failed} failed, {stored} stored, {seconds:.3f} s, {output.size} bytes", job["id"])
 
     def _bucket(self, job: dict[str, Any]) -> Bucket | None:
-        """Return the job's own bucket, where that is allowed, or the worker's."""
+        """Return the job's own bucket, if that is allowed, or else the worker's."""
         if not (self.settings.allow_job_bucket and job.get("s3Config")):
             return self._own_bucket
         try:
@@ -141,9 +143,10 @@ class JobRunner:
             raise Refused(f"The job's s3Config cannot be used: {faults(error)}.") from None
 
     def _check(self, job: dict[str, Any]) -> tuple[BaseModel, int]:
-        """Return the job's input, and the index of its first item; raise ``Refused`` if it cannot be used.
+        """Return the job's checked input and the index of its first item; raise ``Refused`` if it cannot be used.
 
-        ``first_index``, which numbers a slice of a longer list, is a field of every job, in ``task.Input`` or not.
+        Every job may have a field ``first_index``, which numbers a slice of a longer list; ``task.Input`` need not have
+        it.
         """
         given = job.get("input")
         if not isinstance(given, dict):
@@ -153,30 +156,30 @@ class JobRunner:
             raise Refused(f"The job's first_index must be a whole number from 0 to {MAX_INDEX}.")
         if "first_index" not in self._input.model_fields:
             given = {name: value for name, value in given.items() if name != "first_index"}
-        self._check_count(given.get("items"))  # before the work of checking each
+        self._check_count(given.get("items"))  # before each item is checked, which takes time
         try:
-            checked = self._input.model_validate(given)
+            request = self._input.model_validate(given)
         except ValidationError as error:
             if any(self._is_without_items(fault) for fault in error.errors()):
                 raise Refused(NO_ITEMS) from None
             raise Refused(f"The job's input cannot be used: {faults(error)}.") from None
-        except BaseException as error:  # a validator of the task's own; it must not end the worker
-            log.error("task.Input could not check the job", job["id"], describe(error).trace)
+        except BaseException as error:  # a validator is the task's code; it must not end the worker
+            log.error("task.Input failed on a job", job["id"], describe(error).trace)
             raise Refused("The job's input cannot be used: task.Input failed on it.") from None
-        items = checked.items  # type: ignore[attr-defined]
+        items = request.items  # type: ignore[attr-defined]
         if not isinstance(items, list):
             raise Refused("task.Input.items must be a list.")
         if not items:
             raise Refused(NO_ITEMS)
         self._check_count(items)
-        return checked, first
+        return request, first
 
     def _check_count(self, items: object) -> None:
         if isinstance(items, list) and len(items) > self.settings.max_items:
             raise Refused(f"{len(items)} items are too many for one job: send at most {self.settings.max_items}.")
 
     def _is_without_items(self, fault: ErrorDetails) -> bool:
-        """Whether the items are what is missing, under the name that ``task.Input`` has for them."""
+        """Whether ``fault`` says that the items are missing, under the name that ``task.Input`` has for them."""
         field = self._input.model_fields["items"]
         ours = fault["loc"][:1] in (("items",), (field.alias,), (field.validation_alias,))
         return ours and (fault["type"] == "missing" or (len(fault["loc"]) == 1 and fault["input"] is None))

@@ -1,6 +1,6 @@
-"""What the worker writes to the log, under the job's id: its own lines, and those of the task's standard logging.
+"""The worker's log, under the job's id: its own lines and what the task logs.
 
-Nothing here raises, not for a full disk either: a log must not cost a result.
+Nothing here raises, not even on a full disk: a log line must not cost a result.
 """
 
 import logging
@@ -30,7 +30,7 @@ def warning(message: str, job_id: str | None = None) -> None:
 
 
 def error(message: str, job_id: str | None = None, trace: str = "") -> None:
-    """Log ``message``, and the ``trace`` of an exception, which goes nowhere else. The SDK cuts the middle out of a long one."""
+    """Log ``message`` and an exception's ``trace``, which goes nowhere else. The SDK cuts long ones in the middle."""
     with suppress(Exception):
         _log.error(f"{message}\n{trace}" if trace else message, job_id)
 
@@ -41,12 +41,12 @@ def _print(stream: TextIO, text: str, **options: Any) -> None:
 
 
 class TaskLog(logging.Handler):
-    """Takes what the task, or a library, logs; in place of the SDK's (1.12.0, ``rp_upload``), which knows no job."""
+    """Logs what the task or a library logs, under its job, which the SDK's handler (1.12.0, ``rp_upload``) cannot."""
 
     def install(self) -> None:
-        """Listen to every logger; and have the SDK print to what is standard output now, whatever a task puts there.
+        """Listen to every logger. Also have the SDK print to the present standard output, even if a task replaces it.
 
-        It prints in its own loops (1.12.0, ``rp_scale``), which what is raised there would end.
+        The SDK prints in its job loop (1.12.0, ``rp_scale``), which would end if ``print`` raised.
         """
         rp_logger.print = partial(_print, sys.stdout)
         logging.root.handlers = [each for each in logging.root.handlers if type(each) is not logging.StreamHandler]
@@ -58,7 +58,7 @@ class TaskLog(logging.Handler):
             job_id, index = in_call.get()
             try:
                 message = self.format(record)
-            except Exception:  # its arguments are not those of its text
+            except Exception:  # the arguments do not fit the text
                 message = f"{record.msg!r} {record.args!r}"
             name = "WARN" if record.levelno == logging.WARNING else logging.getLevelName(min(record.levelno, 40))
             _log.log(message if index is None else f"Item {index}: {message}", str(name), job_id)

@@ -1,4 +1,4 @@
-"""Every environment variable the worker reads, typed, in one place."""
+"""Every environment variable that the worker reads, with its type and default."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from aggregating_worker import log
 from aggregating_worker.outcome.bucket import Access
 from aggregating_worker.refusal import Refused, faults
+from aggregating_worker.sentence import counted
 
 BUCKET = {
     "bucket_endpoint_url": "endpointUrl",
@@ -19,22 +20,22 @@ BUCKET = {
     "bucket_secret_access_key": "accessSecret",
     "bucket_name": "bucketName",
 }
-"""The settings of the bucket, and what a job's ``s3Config`` calls them."""
+"""The settings of the bucket, and their names in a job's ``s3Config``."""
 ALIKE = 0.9
-"""How alike a name is to a setting's that was meant to be it: a letter or two are wrong. ``WEB_CONCURRENCY`` is not."""
+"""How alike a misspelt name is to the setting's: a letter or two are wrong. ``WEB_CONCURRENCY`` is less alike."""
 
 
 class Settings(BaseSettings):
-    """The worker's settings; each field is the environment variable of the same name in capitals."""
+    """The worker's settings; a field's environment variable is its name in capitals."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True)
 
     item_concurrency: PositiveInt | None = None
-    """Calls of the task at once, over all jobs; unset: 4 for a plain function, 32 for an async one, 1 for batches."""
+    """Calls of the function at once, over all jobs; unset: 4 if it is plain, 32 if it is async, 1 for batches."""
     job_concurrency: PositiveInt | None = None
     """Jobs in hand at once, at most; unset: as many as there is room for."""
     lookahead: PositiveInt = 64
-    """Results started but not yet streamed, per job: the bound on the memory that a job takes."""
+    """Results started but not yet streamed, per job, at most: this bounds the memory that a job takes."""
     batch_size: PositiveInt = 32
     """Items per call of ``process_batch``, over all jobs with the same options."""
     batch_wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
@@ -42,33 +43,33 @@ class Settings(BaseSettings):
     chunk_size: PositiveInt = 1
     """1: a chunk is one envelope. More: a chunk is a list of the envelopes that are ready, up to this many and 1 MB."""
     item_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
-    """Seconds per item; 0: none."""
+    """Seconds per item; 0: no limit."""
     max_items: PositiveInt = 10_000
-    """Items per job."""
+    """Items per job, at most."""
     max_output_bytes: Annotated[int, Field(ge=1_000)] = 10_000_000
-    """Bytes of the final body at most, as the SDK encodes it."""
+    """Bytes of the final body, at most."""
     inline_file_bytes: Annotated[int, Field(ge=0)] = 100_000
     """A larger file in a result goes to the bucket, if there is one."""
     deliver_for: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300
     """Seconds for which a result that the platform does not take is sent again."""
     bucket_endpoint_url: str | None = None
-    """An S3-compatible store for results that do not fit; with it come the next three."""
+    """An S3-compatible store for results that do not fit; it needs the next three, too."""
     bucket_access_key_id: SecretStr | None = None
     bucket_secret_access_key: SecretStr | None = None
     bucket_name: str | None = None
     allow_job_bucket: bool = False
-    """Whether a job's own ``s3Config`` is used: it lets whoever sends the job choose where the worker connects."""
+    """Whether a job's own ``s3Config`` is used: then callers choose where the worker connects."""
 
     def access(self) -> Access | None:
-        """Return where results are stored, or None. Raises ``ValidationError`` if only some of it is set."""
+        """Return the bucket's address and keys, or None. Raises ``ValidationError`` if only some of them are set."""
         given = {field: value for name, field in BUCKET.items() if (value := getattr(self, name)) is not None}
         return Access.model_validate(given) if given else None
 
 
 def read_settings(task: ModuleType | None = None) -> Settings:
-    """Read the settings from the environment, and their defaults from constants of their names in ``task``.
+    """Read the settings from the environment and, if they are not set there, from constants in ``task``.
 
-    Logs what is surely not meant. Raises ``Refused``, naming the variables, if a value is not usable.
+    Logs a warning for a likely mistake. Raises ``Refused``, naming the variables, if a value cannot be used.
     """
     unset = [name for name in Settings.model_fields if not os.environ.get(name.upper())]
     constants = {name: getattr(task, name.upper()) for name in unset if hasattr(task, name.upper())}
@@ -88,7 +89,7 @@ def read_settings(task: ModuleType | None = None) -> Settings:
 
 
 def doubts(settings: Settings, environment: Iterable[str], constants: Iterable[str] = ()) -> Iterator[str]:
-    """Say what does nothing, or less than it says: a name that is nearly a setting's, a batch that never fills."""
+    """Yield a sentence for each likely mistake: a name that is nearly a setting's, a batch that one job cannot fill."""
     known = [name.upper() for name in Settings.model_fields]
     for where, names in (("the environment", environment), ("task.py", constants)):
         for name in names:
@@ -96,4 +97,4 @@ def doubts(settings: Settings, environment: Iterable[str], constants: Iterable[s
                 yield f"Check {where}: there is no setting {name}; did you mean {meant[0]}?"
     size, most = settings.batch_size, settings.lookahead
     if "batch_size" in settings.model_fields_set and size > most:
-        yield f"BATCH_SIZE={size} is over LOOKAHEAD={most}: one job fills a call with {most} items at most."
+        yield f"BATCH_SIZE={size} is over LOOKAHEAD={most}: one job fills a call with {counted(most, 'item')} at most."

@@ -1,6 +1,6 @@
-"""The worker as ``handler.py`` sees it: light to import, since nothing of the SDK or the task is needed before they are.
+"""The worker as ``handler.py`` sees it: what stands around ``runpod.serverless.start``.
 
-It is what stands around ``runpod.serverless.start``: statuses, sentences, Ctrl-C, and the job loop.
+It imports neither the SDK nor the task before it has to: the commands of the other side need neither.
 """
 
 import asyncio
@@ -12,11 +12,14 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from aggregating_worker.intake import before_sdk
+from aggregating_worker.sentence import counted
 
 if TYPE_CHECKING:
     from aggregating_worker.intake.mode import Mode
     from aggregating_worker.job import JobRunner
 
+SHOWN = 500
+"""Characters of a text that a local test prints."""
 EVERY = 5.0
 """Seconds after which a local test says that it goes on: an item may never return."""
 
@@ -36,9 +39,7 @@ class Worker:
         return self._mode is None or self._mode.iterates
 
     def job_concurrency(self, current: int) -> int:
-        """Return how many jobs the SDK's own loop may have in hand, where it is not replaced; its ``current`` number
-        does not matter.
-        """
+        """Return how many jobs the SDK's own loop may have in hand, where that is not replaced."""
         del current
         return self._jobs.settings.job_concurrency or 1
 
@@ -60,7 +61,7 @@ class Worker:
         if len(chunks) == 1 and isinstance(chunks[0], dict) and "error" in chunks[0]:
             return chunks[0]
         self._failure = _failed(chunks)
-        return chunks
+        return _shown(chunks) if local_test else chunks
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -132,6 +133,25 @@ class Worker:
         runpod.serverless.start({"handler": self.run})
 
 
+class _Long(str):
+    """A text that is printed by its beginning and its length, since the SDK prints all that a local test returns."""
+
+    def __repr__(self) -> str:
+        return repr(f"{self[: SHOWN // 10]}… ({len(self):,} characters)")
+
+
+def _shown(value: Any) -> Any:
+    """Return ``value`` with every long text in it, such as a picture in base64, printed shortly."""
+    match value:
+        case str() if len(value) > SHOWN:
+            return _Long(value)
+        case dict():
+            return {name: _shown(inner) for name, inner in value.items()}
+        case list():
+            return [*map(_shown, value)]
+    return value
+
+
 async def _tell() -> None:
     from aggregating_worker import log
 
@@ -147,4 +167,4 @@ def _failed(chunks: list[Any]) -> str:
     if not failed:
         return ""
     index, why = failed[0]["index"], failed[0]["failure"]
-    return f"{len(failed)} of {len(envelopes)} items failed. Item {index}: {why['type']}: {why['message']}"
+    return f"{len(failed)} of {counted(len(envelopes), 'item')} failed. Item {index}: {why['type']}: {why['message']}"

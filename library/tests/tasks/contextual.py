@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 from aggregating_worker.context import Context
-
 from tests.tasks.hostile import Input, load
 
 __all__ = ["Input", "load", "process"]

@@ -3,7 +3,6 @@
 from typing import Any
 
 from aggregating_worker.context import Context
-
 from tests.tasks.hostile import Input, load
 
 __all__ = ["Input", "load", "process_batch"]

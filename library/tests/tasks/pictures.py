@@ -11,7 +11,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def picture(seed: int, size: int) -> bytes:
-    """Return ``size`` bytes that are told to be PNG, the same for the same ``seed``."""
+    """Return ``size`` bytes that begin like a PNG file, the same for the same ``seed``."""
     return PNG + random.Random(seed).randbytes(size - len(PNG))
 
 

@@ -1,4 +1,4 @@
-"""The hostile task under an SDK that has lost a seam: its loop asks for room by another name."""
+"""The hostile task under an SDK that lacks a seam: its ``get_jobs`` does not name what ``Loop`` overrides."""
 
 from typing import Any
 

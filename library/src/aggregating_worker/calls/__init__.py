@@ -1,1 +1,1 @@
-"""What runs items: the task's calls, one pool of them for all jobs."""
+"""Runs items: the calls of the task's function, one pool of them for all jobs."""

@@ -1,4 +1,4 @@
-"""One run of the task's function on a list of items: what it is given, and what becomes of what it returns."""
+"""One run of the task's function on a list of items: its arguments, and what is made of its results."""
 
 import asyncio
 import copy
@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -20,53 +20,55 @@ from aggregating_worker.calls.work import Work
 from aggregating_worker.context import Context, in_call
 from aggregating_worker.outcome.files import Unencoded, find
 from aggregating_worker.outcome.result import Outcome, Raised, describe, encoded_part, failure, success
+from aggregating_worker.sentence import counted
 
 LET_GO_AFTER = 1.0
-"""Seconds that a cancelled async function has to clean up."""
+"""Seconds for which a cancelled async function may clean up."""
 LONGEST_TURN = 0.01
-"""Seconds for which an async generator may yield and await nothing."""
+"""Seconds for which an async generator may keep the event loop."""
 
 Made = Outcome | Unencoded
 
 
-class Item(NamedTuple):
+@dataclass(eq=False, slots=True)
+class Item:
     """The item at ``place`` in the job of ``work``."""
 
     work: Work
     place: int
 
     @property
-    def number(self) -> int:
-        """The ``index`` of its envelope."""
+    def index(self) -> int:
+        """Its number in the envelope."""
         return self.work.first_index + self.place
 
     @property
     def context(self) -> Context:
-        """What a task may know of it."""
-        return Context(self.work.job_id, self.number, self.work.sent)
+        """What the task's function may ask about it."""
+        return Context(self.work.job_id, self.index, self.work.sent)
 
-    def settle(self, envelope: Outcome) -> None:
+    def settle(self, outcome: Outcome) -> None:
         """Give the item its outcome."""
-        self.work.settle(self.place, envelope)
+        self.work.settle(self.place, outcome)
 
 
 @dataclass(eq=False)
 class Attempt:
-    """The task's function on ``items``: in a thread if it blocks, else as a task of the event loop."""
+    """One run of the task's function on ``items``: in a thread if it blocks, else as an asyncio task."""
 
     task: TaskFunction
     items: list[Item]
     given_up: float | None = None
-    """Since when nobody waits for it, in seconds of ``time.monotonic``."""
+    """When it was given up, in seconds of ``time.monotonic``: nobody waits for it any more."""
     running: "asyncio.Task[None] | None" = None
-    """What is to end, if it is async."""
-    outcome: list[Made] | Raised | None = None
-    """What was made of each item, or what was raised for all of them; None if something else ended it."""
+    """Its asyncio task, if the function is async."""
+    made: list[Made] | Raised | None = None
+    """What was made of each item, or what the function raised; None if the asyncio task was cancelled."""
 
     def start(self, ended: Callable[[], None]) -> None:
-        """Begin; ``ended`` is called on the event loop once the function has returned."""
+        """Begin. ``ended`` is called on the event loop once the function has ended."""
         if self.task.is_async:
-            # Not through the loop's task factory, and never awaited: whatever the function does to it ends with it.
+            # Not by the loop's task factory, and never awaited: what the function does to this asyncio task stays here.
             self.running = asyncio.Task(self._await())
             self.running.add_done_callback(lambda _: ended())
             return
@@ -74,14 +76,14 @@ class Attempt:
         try:
             self.task.threads.run(partial(self._block, part), lambda _: ended())
         except RuntimeError as error:  # no thread could be started
-            self.outcome = describe(error)
+            self.made = describe(error)
             asyncio.get_running_loop().call_soon(ended)
 
     def give_up(self) -> None:
-        """Wait no longer; an async function is cancelled, a blocking one goes on until it returns."""
+        """Wait no longer: an async function is cancelled, a blocking one runs on until it returns."""
         self.given_up = time.monotonic()
         if self.running and self.running.cancel():
-            # If it will not, leave it: the event loop must not wait for it to close.
+            # If it goes on all the same, the event loop must not wait for it when it closes.
             loop = asyncio.get_running_loop()
             loop.call_later(LET_GO_AFTER, partial(asyncio._unregister_task, self.running))
 
@@ -91,9 +93,9 @@ class Attempt:
             returned = self.task.function(*self._arguments())
             if part and inspect.isgenerator(returned):
                 returned = self._in_parts(returned, part)
-            self.outcome = _copied(self.items, self._seal(returned))
+            self.made = _copied(self.items, self._seal(returned))
         except BaseException as error:  # described here: a future cannot carry ``StopIteration``
-            self.outcome = describe(error)
+            self.made = describe(error)
 
     async def _await(self) -> None:
         subtasks.guarded.set(True)
@@ -107,24 +109,23 @@ class Attempt:
             made = self._seal(returned)
             if any(isinstance(one, Unencoded) for one in made):
                 copied: asyncio.Future[list[Made]] = asyncio.get_running_loop().create_future()
-                # Not behind uploads.
+                # In these threads they do not wait behind uploads.
                 self.task.threads.run(partial(_copied, self.items, made), partial(_resolve, copied))
                 made = await copied
-            self.outcome = made
-        except BaseException as error:  # a task lets ``SystemExit`` end the event loop
-            # Not ``isinstance``, which asks the exception. Any other than ours is the function's own: a failure.
-            if self.given_up is not None and issubclass(type(error), asyncio.CancelledError):
-                raise
-            self.outcome = describe(error)
+            self.made = made
+        except BaseException as error:  # ``SystemExit`` would end the event loop
+            if self.given_up is not None and isinstance(error, asyncio.CancelledError):
+                raise  # ours; any other is the function's own, and so a failure
+            self.made = describe(error)
 
     def _in_parts(self, generator: Generator[Any, Any, Any], put: Callable[[bytes], None]) -> Any:
-        """Return all that ``generator`` yields, and ``put`` each part of it; close it when nobody waits any more."""
+        """Return all that ``generator`` yields and ``put`` each part; close it once the attempt is given up."""
         parts = []
         with closing(generator):
             for part in generator:
                 if self.given_up is not None:
                     break
-                if not find(part):  # files are in the result
+                if not find(part):  # files are in the result only
                     put(encoded_part(part))
                 parts.append(part)
         return _whole(parts)
@@ -137,7 +138,7 @@ class Attempt:
                 if not find(part):
                     self._part(encoded_part(part))
                 parts.append(part)
-                if time.monotonic() > turn + LONGEST_TURN:  # one that awaits nothing would keep the worker to itself
+                if time.monotonic() > turn + LONGEST_TURN:  # it may await nothing itself
                     await asyncio.sleep(0)
                     turn = time.monotonic()
         return _whole(parts)
@@ -145,30 +146,30 @@ class Attempt:
     def _part(self, part: bytes) -> None:
         [item] = self.items
         if self.given_up is None and item.work.parts:
-            item.work.parts.add(item.number, part)
+            item.work.parts.add(item.index, part)
 
     def _say_where(self) -> None:
-        """Tell the log whose items these are."""
-        job_ids = {work.job_id for work, _ in self.items}
-        index = self.items[0].number if len(self.items) == 1 else None
+        """Set the job and the item that are named in what the task logs."""
+        job_ids = {item.work.job_id for item in self.items}
+        index = self.items[0].index if len(self.items) == 1 else None
         in_call.set((self.items[0].work.job_id if len(job_ids) == 1 else None, index))
 
     def _arguments(self) -> list[Any]:
-        """Return what the function gets: copies of a batch's items, so that it cannot change what a half would get.
+        """Return the function's arguments. A batch is copied: if it fails, its halves must get the items unchanged.
 
-        The job of a batch has these items, whoever's they are, and the options that its jobs have in common.
+        The ``job`` of a batch has the items of this call, of whichever jobs, and the options that those have in common.
         """
-        items = [work.items[place] for work, place in self.items]
+        items = [item.work.items[item.place] for item in self.items]
         contexts = [item.context for item in self.items] if self.task.with_context else []
-        job = self.items[0].work.job
+        job = self.items[0].work.request
         if not self.task.batched:
             return [items[0], job, *contexts]
         if len(items) > 1:
-            with suppress(BaseException):  # what cannot be copied is given as it is
+            with suppress(BaseException):  # items that cannot be copied are passed as they are
                 items = copy.deepcopy(items)
         if isinstance(job, BaseModel):
             job = job.model_copy(update={"items": list(items)})
-            for name in vars(job).keys() - type(job).model_fields.keys():  # cached properties, of other items
+            for name in vars(job).keys() - type(job).model_fields.keys():  # cached properties: of other items
                 del vars(job)[name]
         return [items, job, contexts] if self.task.with_context else [items, job]
 
@@ -176,13 +177,13 @@ class Attempt:
         if not self.task.batched:
             return [_sealed(self.items[0], returned)]
         if not isinstance(returned, list | tuple) and not hasattr(returned, "tolist"):
-            found = f"a {type(returned).__name__}, not a list"
+            found = f"{type(returned).__name__} instead of a list"
         elif len(returned) != len(self.items):
-            found = f"{len(returned)} results"
+            found = counted(len(returned), "result")
         else:
             return [_sealed(item, value) for item, value in zip(self.items, returned, strict=True)]
-        message = f"process_batch returned {found} for {len(self.items)} items."
-        return [failure(item.number, "WrongResults", message) for item in self.items]
+        message = f"process_batch returned {found} for {counted(len(self.items), 'item')}."
+        return [failure(item.index, "WrongResults", message) for item in self.items]
 
 
 def _whole(parts: list[Any]) -> Any:
@@ -191,11 +192,11 @@ def _whole(parts: list[Any]) -> Any:
 
 def _sealed(item: Item, value: object) -> Made:
     try:
-        if isinstance(value, dict) and value.get("refresh_worker"):  # as a plain handler asks for it (SDK, ``rp_job``)
+        if isinstance(value, dict) and value.get("refresh_worker"):  # as in a plain handler (SDK, ``rp_job``)
             item.work.output.refresh_worker = True
             value = {name: inner for name, inner in value.items() if name != "refresh_worker"}
-        return find(value) or success(item.number, value)
-    except BaseException as error:  # of the task's own types
+        return find(value) or success(item.index, value)
+    except BaseException as error:  # the task's own types may raise anything
         return _unsendable(item, error)
 
 
@@ -214,8 +215,8 @@ def _copy(item: Item, made: Unencoded) -> Made:
 
 def _unsendable(item: Item, error: BaseException) -> Outcome:
     raised = describe(error)
-    log.error(f"The result of item {item.number} cannot be sent", item.work.job_id, raised.trace)
-    return raised.envelope(item.number)
+    log.error(f"The result of item {item.index} cannot be sent", item.work.job_id, raised.trace)
+    return raised.outcome(item.index)
 
 
 def _resolve(future: "asyncio.Future[list[Made]]", made: list[Made]) -> None:

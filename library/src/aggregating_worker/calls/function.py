@@ -1,4 +1,4 @@
-"""The task's function: what it is, what it takes, and how it is called."""
+"""The task's function: its kind, its arguments, and how it is called."""
 
 import inspect
 from collections.abc import Callable
@@ -21,18 +21,18 @@ class TaskFunction:
     batched: bool
     is_async: bool
     in_parts: bool
-    """Whether it is a generator: what it yields is streamed as it comes, and the result is all of it."""
+    """Whether it is a generator: its parts are streamed as it yields them, and all of them are the result."""
     timeout: float
     threads: Threads
-    """Where a blocking function runs, and an async one's files are copied."""
+    """Where a blocking function runs, and where the files of an async one are copied."""
     finishers: Threads
     """Where files are encoded and stored."""
     with_context: bool = False
-    """Whether it takes the items' contexts too."""
+    """Whether it takes a third argument, ``context`` or ``contexts``."""
 
 
 def kind(function: Function) -> tuple[bool, bool]:
-    """Return whether ``function`` is async, and whether it is a generator: as what it is under its decorators."""
+    """Return whether ``function``, under its decorators, is async, and whether it is a generator."""
     function = inspect.unwrap(function)
     if not (inspect.isroutine(function) or isinstance(function, partial)):
         function = type(function).__call__
@@ -41,19 +41,19 @@ def kind(function: Function) -> tuple[bool, bool]:
 
 
 def wants_context(function: Function, name: str) -> bool:
-    """Return whether ``function`` takes a third argument, ``context`` or ``contexts``; check that it takes the others.
+    """Return whether ``function`` takes a third argument, ``context`` or ``contexts``.
 
-    Raises ``Refused``, with what ``name`` may look like.
+    Raises ``Refused``, with the right signatures, if it does not take the other two, or takes yet others.
     """
     items, contexts = ("items", "contexts") if name == "process_batch" else ("item", "context")
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # of something that is not written in Python
+    except (TypeError, ValueError):  # it is not written in Python
         return False
     for arguments in ((None, None), (None, None, None)):
         with suppress(TypeError):
             bound = list(signature.bind(*arguments).arguments)
-            if bound[0] == "job":  # and the item second
+            if bound[0] == "job":  # the arguments are the wrong way round
                 break
             if len(arguments) == 2 and contexts not in signature.parameters:
                 return False

@@ -1,7 +1,7 @@
-"""The worker's calls of the task: one pool of slots for all jobs, which take turns at them.
+"""One pool of slots for all jobs, which take turns at them.
 
-A *slot* is one of the worker's ``ITEM_CONCURRENCY`` calls at once. A call of ``process_batch`` takes items of all jobs
-whose options are equal, one of each in turn.
+A *slot* is room for one call of the task's function; the worker has ``ITEM_CONCURRENCY`` of them. A call of
+``process_batch`` takes items of all jobs whose options are equal, one of each in turn.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ from aggregating_worker.delivery.parts import Send
 from aggregating_worker.settings import Settings
 
 PATIENCE = 60.0
-"""Seconds for which a call that nobody waits for may hold on to its slot, where ``ITEM_TIMEOUT`` does not say."""
+"""Seconds for which every slot may be held by a call that was given up, if there is no ``ITEM_TIMEOUT``."""
 FINISHERS = 16
-"""Threads in which files are encoded, and what goes to the bucket is uploaded."""
+"""Threads that encode files and upload to the bucket."""
 CROWD_AT_MOST = 0.1
-"""Seconds that a call waits for callers to come back."""
+"""Seconds for which a call waits for callers to send their next jobs."""
 
 
 @dataclass(eq=False)
 class Group:
-    """The jobs whose items may share a call, those with items that could start in turn."""
+    """Jobs whose items may share a call: those with items that could start, in the order of their turns."""
 
     options: Options | None
     since: float = field(default_factory=time.monotonic)
@@ -55,9 +55,9 @@ class Group:
 
 
 class Pool:
-    """The calls of ``function``, which is the task's ``process`` or, if ``batched``, its ``process_batch``.
+    """The calls of ``function``: the task's ``process`` or, if ``batched``, its ``process_batch``.
 
-    What calls it is on one event loop.
+    Use it on one event loop.
     """
 
     def __init__(self, function: Function, settings: Settings, *, batched: bool, with_context: bool = False) -> None:
@@ -75,29 +75,29 @@ class Pool:
         )
         self.concurrency = settings.item_concurrency or (1 if batched else 32 if is_async else 4)
         self.most = settings.batch_size if batched else 1
-        """Items in a call."""
+        """Items per call, at most."""
         self.in_hand: Callable[[], int] = lambda: 0
-        """How many jobs the worker has, those that are being delivered included."""
+        """Returns how many jobs the worker has, including those that are being delivered."""
         self.send_parts: Send | None = None
-        """What posts the parts of items, where they can be streamed."""
+        """Posts the parts of items, if they can be streamed."""
         self.on_room: Callable[[], None] = lambda: None
         """Called when another job could start."""
         self.on_stuck: Callable[[list[str]], None] = lambda _: None
-        """Called when no slot will be free again, with the ids of the jobs that another worker should do."""
+        """Called when all slots are held for good, with the ids of the jobs that another worker should do."""
         self._batch_wait = settings.batch_wait
         self._patience = max(settings.item_timeout, 1.0) if settings.item_timeout else PATIENCE
         self._works: set[Work] = set()
         self._groups: deque[Group] = deque()
         self._calls: dict[Call, float] = {}
         self._untried: deque[list[Item]] = deque()
-        """The halves of failed batches whose calls were given up before they came to them."""
+        """Halves of failed batches whose calls were given up before trying them."""
         self._crowd = 0
         self._crowd_until = 0.0
         self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def making(self) -> int:
-        """How many jobs have results still to be made."""
+        """How many jobs have items without an outcome."""
         return sum(work.unmade for work in self._works)
 
     @property
@@ -106,11 +106,10 @@ class Pool:
         return len(self._calls)
 
     def room(self) -> int:
-        """Return how many jobs could start: as many as there are items that could, or one beside a long job.
+        """Return how many jobs of one item could start now or, of batches, in the next call.
 
-        That is, items that could start now or, of a batch, fill the call after those under way. Where one job fills all
-        of them, another would have its turn at the next slot; once that one has had a turn, so that an idle worker
-        comes first.
+        That is free slots times items per call, minus the items that wait. If one long job fills every slot, it is 1
+        once that job has its first result, so that an idle worker gets the next job first.
         """
         if self._stuck:
             return 0
@@ -122,12 +121,12 @@ class Pool:
         return int(len(waiting) == 1 and waiting[0].begun)
 
     def enter(self, work: Work) -> None:
-        """Take on the items of a job."""
+        """Take on a job."""
         self._works.add(work)
         self.offer(work)
 
     def offer(self, work: Work) -> None:
-        """Start what can be started of ``work``, which has just come or has more room now."""
+        """Put ``work``, which has items that could start, in the queue for its turn; start calls."""
         if not work.startable:
             return
         if not work.in_turn:
@@ -139,7 +138,7 @@ class Pool:
         self.start_calls()
 
     def leave(self, work: Work) -> "list[asyncio.Task[None]]":
-        """Drop what ``work`` has waiting; give up its calls, and return those that are about to end."""
+        """Drop the waiting items of ``work`` and give up its calls; return the asyncio tasks that are about to end."""
         unmade = work.unmade
         ending = work.end()
         self._works.discard(work)
@@ -149,7 +148,7 @@ class Pool:
         return ending
 
     def start_calls(self) -> None:
-        """Start calls while there are slots, and items that need not wait for more."""
+        """Start calls while there are free slots and items that need not wait for more."""
         while self._untried and len(self._calls) < self.concurrency:
             self._start_call(self._untried.popleft())
         passed = 0
@@ -159,7 +158,7 @@ class Pool:
             self._groups.popleft()
             if group.turns:
                 self._groups.append(group)
-            # Only what stays is passed: if a group whose jobs are all over counted, the last one would not be reached.
+            # An empty group has left the queue: if it counted as passed, the last group would not be reached.
             passed = 0 if items else passed + bool(group.turns)
             if items:
                 self._start_call(items)
@@ -172,11 +171,10 @@ class Pool:
         call.start(items)
 
     def _held(self, group: Group) -> bool:
-        """Whether a call of a batch that is not full waits for more: for ``BATCH_WAIT``, or else for a crowd.
+        """Whether a call of a batch that is not full waits for more items: for ``BATCH_WAIT``, or for a crowd of jobs.
 
-        Where callers send one small job after another, it is the last call's results that bring the next jobs. A call
-        that started without them would leave two crowds to take turns at half a batch each. So it waits until as many
-        jobs are there as the worker had in hand when that call ended, for as long as that call took at most.
+        Callers send their next job when the last result arrives. Starting at once would alternate half-full batches, so
+        wait until as many jobs wait as were in hand when the last call ended: as long as that call took, 0.1 s at most.
         """
         if not self.task.batched or group.waiting >= self.most:
             return False
@@ -217,17 +215,17 @@ class Pool:
             asyncio.get_running_loop().call_later(self._patience, self._end_if_stuck)
 
     def _end_if_stuck(self) -> None:
-        """Make the best of it when every slot has long been held by a call that nobody waits for.
+        """End the worker if every slot has long been held by a call that was given up.
 
-        A job that has such a call would be stuck in any worker: what it has is kept, the rest of it fails. The others
-        are for another worker.
+        The jobs of those calls would be stuck in any worker: their results so far are kept, their other items fail. All
+        other jobs are handed back for another worker.
         """
         latest = time.monotonic() - self._patience * 0.99
         if not self._stuck or any((call.given_up or 0) > latest for call in self._calls):
             return
-        log.error(f"None of the {self.concurrency} calls under way returns (ITEM_CONCURRENCY): the worker ends.")
+        log.error(f"Calls that do not return hold every slot (ITEM_CONCURRENCY={self.concurrency}): the worker ends.")
         guilty = {item.work for call in self._calls for item in call.items}
         hand_back = [work.job_id for work in self._works if work.unmade and work not in guilty]
         for work in guilty:
-            work.fail_rest("WorkerStuck", "Not tried: all calls of the worker are held by items that do not return.")
+            work.fail_rest("WorkerStuck", "Not tried: items that do not return hold every slot of the worker.")
         self.on_stuck(hand_back)

@@ -1,4 +1,4 @@
-"""Items in, ordered envelopes out: bounded, cancellable, and at work while the SDK is posting."""
+"""Takes a job's items and yields their outcomes in order: bounded, cancellable, and at work while chunks are posted."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -16,7 +16,7 @@ from aggregating_worker.settings import Settings
 
 
 class Stream:
-    """The way of every job through ``function``: the task's ``process`` or, if ``batched``, its ``process_batch``."""
+    """Runs jobs through ``function``: the task's ``process`` or, if ``batched``, its ``process_batch``."""
 
     def __init__(self, function: Function, settings: Settings, *, batched: bool, with_context: bool = False) -> None:
         self.pool = Pool(function, settings, batched=batched, with_context=with_context)
@@ -26,31 +26,31 @@ class Stream:
     async def run(
         self,
         items: Sequence[object],
-        job: object,
+        request: object,
         job_id: str,
         output: Output,
         *,
         first_index: int = 0,
         sent: Mapping[str, Any] = MappingProxyType({}),
     ) -> AsyncGenerator[list[Outcome], None]:
-        """Yield chunks of at most ``CHUNK_SIZE`` envelopes: one envelope for each of ``items``, in their order.
+        """Yield an outcome for each of ``items``, in their order, in chunks of at most ``CHUNK_SIZE``.
 
-        ``job`` is what the function gets as its second argument; ``first_index`` is the first envelope's,
-        and ``sent`` what a task may see of the job as it came. Closing the
-        generator, or cancelling whoever awaits it, starts no further call, cancels the async ones that nobody else
-        waits for, and leaves the blocking ones to return into the void.
+        ``request`` is the job's checked input, the function's second argument; ``sent`` is the job as the platform sent
+        it, without credentials; ``first_index`` is the first item's index. When the generator is closed, or its
+        consumer is cancelled, no further call starts; async calls that no other job needs are cancelled, and the
+        results of blocking ones are dropped.
         """
         pool, loop = self.pool, asyncio.get_running_loop()
         work = Work(
             items,
-            job,
+            request,
             job_id,
             output,
             first_index=first_index,
             sent=sent,
             lookahead=self._lookahead,
             finishers=pool.finishers,
-            options=Options(job) if pool.task.batched else None,
+            options=Options(request) if pool.task.batched else None,
             send_parts=pool.send_parts if pool.task.in_parts else None,
         )
         if pool.task.is_async:
@@ -61,15 +61,15 @@ class Stream:
             while unsent:
                 chunk = [await work.head()]
                 left = CHUNK_BYTES - chunk[0].size - len(", ")
-                while len(chunk) < self._chunk_size and (envelope := work.next_ready(left)):
-                    chunk.append(envelope)
-                    left -= envelope.size + len(", ")
-                if chunk[1:]:  # all but one, so that the next chunk fills while this one is being posted
+                while len(chunk) < self._chunk_size and (outcome := work.next_ready(left)):
+                    chunk.append(outcome)
+                    left -= outcome.size + len(", ")
+                if chunk[1:]:  # all but one of them: the next chunk fills up while this one is posted
                     work.make_room(len(chunk) - 1)
                     loop.call_soon(pool.offer, work)
                 yield chunk
                 work.make_room(1)
-                loop.call_soon(pool.offer, work)  # and not before the next chunk is on its way
+                loop.call_soon(pool.offer, work)  # only when the next chunk is on its way
                 unsent -= len(chunk)
         finally:
             if ending := pool.leave(work):

@@ -1,7 +1,7 @@
-"""The tasks that an async task starts itself, in ``gather`` or a ``TaskGroup``: what they raise stays with it.
+"""Guards the asyncio tasks that a call starts, in ``gather`` or a ``TaskGroup``: what they raise fails its items only.
 
-A task that raises ``SystemExit`` or ``KeyboardInterrupt`` ends the event loop (CPython, ``asyncio.Task``), and with it
-the worker and every job in hand. Only what a call of the task starts is guarded, not the SDK's own tasks.
+An asyncio task that raises ``SystemExit`` or ``KeyboardInterrupt`` ends the event loop (CPython, ``asyncio.Task``), and
+with it the worker and every job in hand. The SDK's own asyncio tasks are not guarded.
 """
 
 import asyncio
@@ -10,15 +10,15 @@ from contextvars import ContextVar
 from typing import Any
 
 guarded: ContextVar[bool] = ContextVar("guarded", default=False)
-"""Set where a call of the task begins; the tasks that it starts inherit it."""
+"""Set where a call begins; the asyncio tasks that it starts inherit it."""
 
 
 class Exited(Exception):
-    """A task's own task called ``sys.exit`` or was interrupted."""
+    """An asyncio task that a call had started called ``sys.exit`` or was interrupted."""
 
 
 def install() -> None:
-    """Guard, on the running event loop, every task that is started where ``guarded`` is set."""
+    """Guard every asyncio task of the running event loop that is started where ``guarded`` is set."""
     asyncio.get_running_loop().set_task_factory(_start)
 
 
@@ -32,4 +32,4 @@ async def _contain(coroutine: Coroutine[Any, Any, Any]) -> Any:
     try:
         return await coroutine
     except (SystemExit, KeyboardInterrupt) as error:
-        raise Exited(f"{type(error).__name__} in a task of its own") from error
+        raise Exited(f"{type(error).__name__} in an asyncio task that the call had started") from error

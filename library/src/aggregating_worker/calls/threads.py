@@ -1,4 +1,4 @@
-"""Blocking calls off the event loop, on threads that cannot keep the worker from exiting."""
+"""Runs blocking calls in threads that cannot keep the worker from exiting."""
 
 import asyncio
 import contextvars
@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 MOST_UNTAKEN = 1_000
-"""Things that a thread may be ahead of the event loop."""
+"""Things that a thread may have put and the event loop not yet taken."""
 
 
 class Threads:
-    """Daemon threads, one more whenever a call finds none idle, up to ``most``; more calls than that wait.
+    """Up to ``most`` daemon threads. A call that finds none idle starts one; if there are ``most``, it waits.
 
-    Not ``ThreadPoolExecutor``: the interpreter joins its threads at exit, so a single call that never returns would
-    turn SIGTERM, and the end of a local test, into a hang.
+    Not ``ThreadPoolExecutor``: the interpreter joins its threads at exit, so after SIGTERM, or at the end of a local
+    test, a single call that never returns would hang the process.
     """
 
     def __init__(self, most: float = math.inf) -> None:
@@ -31,10 +31,10 @@ class Threads:
         self._idle = threading.Semaphore(0)
 
     def run(self, call: Callable[[], T], then: Callable[[T], None]) -> None:
-        """Run ``call``, which must not raise, and then ``then``, with what it returned, on the event loop.
+        """Run ``call``, which must not raise, in a thread, and then ``then``, with its result, on the event loop.
 
-        Where no more threads can be started it waits for one of those that are there. Raises ``RuntimeError`` if there
-        is none.
+        If the system starts no more threads, the call waits for one of the others; raises ``RuntimeError`` if there are
+        none.
         """
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
@@ -60,7 +60,7 @@ class Threads:
 
 
 class Inbox:
-    """What a thread hands to the event loop, in order: any number of things for each time the loop is woken."""
+    """Hands things from a thread to the event loop, in order. Waking the loop once hands over all that are there."""
 
     def __init__(self, take: Callable[[Any], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -71,14 +71,14 @@ class Inbox:
     def put(self, thing: Any) -> None:
         """Have ``take`` called with ``thing`` on the event loop. Raises ``RuntimeError`` if that is closed."""
         while len(self._things) >= MOST_UNTAKEN and not self._loop.is_closed():
-            time.sleep(0.001)  # the loop has other things to do, too
+            time.sleep(0.001)  # let the event loop catch up
         self._things.append(thing)
         if not self._told:
             self._told = True
             self._loop.call_soon_threadsafe(self.empty)
 
     def empty(self) -> None:
-        """Hand over what is there, and not what comes meanwhile; on the event loop."""
+        """On the event loop: hand over the things that are there now, and leave those that come meanwhile for later."""
         self._told = False
         for _ in range(len(self._things)):
             self._take(self._things.popleft())

@@ -1,4 +1,4 @@
-"""The items of one job on their way: which may start, what is made of them, what is ready to be streamed."""
+"""The items of one job: which of them may start, and which outcomes can be streamed."""
 
 import asyncio
 import sys
@@ -15,21 +15,21 @@ from aggregating_worker.outcome.result import Outcome, failure
 
 
 class Options:
-    """What a job asks for beside its items, as a key: jobs with equal options may share a call.
+    """The fields of a request other than its items. Jobs with equal options may share a call.
 
-    Equal and alike to the letter: ``1 == True``, and a secret looks like any other. What cannot be compared is equal to
-    nothing.
+    Options must be equal *and* have the same ``repr``: ``1 == True``, and all secrets print alike, so neither test
+    alone is enough. Options that cannot be compared are equal to no others.
     """
 
-    def __init__(self, job: object) -> None:
+    def __init__(self, request: object) -> None:
         self._values = {}
         self._text = ""
-        if isinstance(job, BaseModel):
-            self._values = {**dict(job), **(job.__pydantic_private__ or {})}
+        if isinstance(request, BaseModel):
+            self._values = {**dict(request), **(request.__pydantic_private__ or {})}
             self._values.pop("items", None)
         try:
             self._text = repr(self._values)
-        except BaseException:  # a type of the task's own
+        except BaseException:  # the task's own code
             self._values = {"": self}
 
     def __eq__(self, other: object) -> bool:
@@ -40,17 +40,17 @@ class Options:
 
 
 class Work:
-    """The items of one job; ``job`` is what each call gets with them, ``first_index`` the first one's number outside.
+    """The items of one job. An item's *place* is its position among them; its index is ``first_index + place``.
 
-    *Room* is one of ``lookahead`` results that are started and not yet streamed: the bound on what a job holds.
-    Results may be made in any order. Room in the response is given to them in the order of the items, whoever is done
-    first, so that the same job always loses the same results if it must lose any.
+    At most ``lookahead`` items are started and not yet streamed: this bounds the memory that a job takes. Items may end
+    in any order, but room in the response is given to them in input order, so that the same job always loses the same
+    results if it must lose any.
     """
 
     def __init__(
         self,
         items: Sequence[object],
-        job: object,
+        request: object,
         job_id: str,
         output: Output,
         *,
@@ -62,15 +62,16 @@ class Work:
         send_parts: Send | None = None,
     ) -> None:
         self.items = items
-        self.job = job
+        self.request = request
+        """The job's checked input, which each call gets as ``job``."""
         self.job_id = job_id
         self.first_index = first_index
         self.sent = sent
-        """The job as the platform sent it."""
+        """The job as the platform sent it, without credentials."""
         self.options = options
-        """What keeps it from sharing calls with other jobs."""
+        """Only jobs with equal options share its calls."""
         self.in_turn = False
-        """Whether the pool has it among those whose turn will come."""
+        """Whether it is in a queue for its next turn (``pool.Group``)."""
         self.alive = True
         self.parts = PartStream(job_id, partial(send_parts, output), self._wake) if send_parts else None
         self.output = output
@@ -90,46 +91,46 @@ class Work:
 
     @property
     def unmade(self) -> bool:
-        """Whether a result is still to be made, and wanted."""
+        """Whether an item has no outcome yet, and the job is not over."""
         return self.alive and self._admitted < len(self.items)
 
     @property
     def begun(self) -> bool:
-        """Whether a result has been made."""
+        """Whether an item has its outcome."""
         return bool(self._admitted or self._made)
 
     def start(self) -> int:
-        """Return the index of the next item, which starts now."""
+        """Start the next item; return its place."""
         self._started += 1
         return self._started - 1
 
     def make_room(self, results: int) -> None:
-        """Let as many more items start: that many results have been streamed."""
+        """Let as many more items start as ``results`` have been streamed."""
         self._may_start = min(self._may_start + results, len(self.items))
 
-    def settle(self, index: int, envelope: Outcome) -> None:
-        """Take what became of the item at ``index``; what comes twice, or for a job that is over, is dropped."""
-        if not self.alive or index < self._admitted or index in self._made:
+    def settle(self, place: int, outcome: Outcome) -> None:
+        """Take the outcome of the item at ``place``. A second one, or one for a job that is over, is dropped."""
+        if not self.alive or place < self._admitted or place in self._made:
             return
-        self._made[index] = envelope
+        self._made[place] = outcome
         while self._admitted in self._made:
-            index = self._admitted
+            place = self._admitted
             self._admitted += 1
-            admitted = self.output.admit(self._made.pop(index))
+            admitted = self.output.admit(self._made.pop(place))
             if isinstance(admitted, Outcome):
-                self._set_ready(index, admitted)
+                self._set_ready(place, admitted)
             else:
-                self._finishers.run(admitted, partial(self._set_ready, index))
+                self._finishers.run(admitted, partial(self._set_ready, place))
 
     def fail_rest(self, kind: str, message: str) -> None:
-        """Let every item that has no result yet fail, started or not."""
+        """Let every item that has no outcome yet fail, started or not."""
         self._started = self._may_start = len(self.items)
-        for index in range(self._admitted, len(self.items)):
-            self.settle(index, failure(self.first_index + index, kind, message))
+        for place in range(self._admitted, len(self.items)):
+            self.settle(place, failure(self.first_index + place, kind, message))
 
-    def _set_ready(self, index: int, envelope: Outcome) -> None:
-        self._ready[index] = envelope
-        if index == self._taken:
+    def _set_ready(self, place: int, outcome: Outcome) -> None:
+        self._ready[place] = outcome
+        if place == self._taken:
             self._wake()
 
     def _wake(self) -> None:
@@ -137,22 +138,22 @@ class Work:
             self._waits.set_result(None)
 
     def next_ready(self, most_bytes: int) -> Outcome | None:
-        """Return the next envelope in order, if it is ready, of at most so many bytes, and all its parts are posted."""
-        envelope = self._ready.get(self._taken)
-        if envelope is None or envelope.size > most_bytes or (self.parts and envelope.index in self.parts.posting):
+        """Return the next outcome in order; None if it is not ready, is larger, or has parts yet to be posted."""
+        outcome = self._ready.get(self._taken)
+        if outcome is None or outcome.size > most_bytes or (self.parts and outcome.index in self.parts.posting):
             return None
         self._taken += 1
         return self._ready.pop(self._taken - 1)
 
     async def head(self) -> Outcome:
-        """Return the next envelope in order, once it can be streamed."""
-        while (envelope := self.next_ready(sys.maxsize)) is None:
+        """Return the next outcome in order, once it can be streamed."""
+        while (outcome := self.next_ready(sys.maxsize)) is None:
             self._waits = asyncio.get_running_loop().create_future()
             await self._waits
-        return envelope
+        return outcome
 
     def end(self) -> "list[asyncio.Task[None]]":
-        """Want nothing more; return what is about to end."""
+        """End the job; return its tasks that are about to end."""
         self.alive = False
         posting = list(self.parts.posting.values()) if self.parts else []
         for task in posting:

@@ -1,9 +1,10 @@
-"""Calls an endpoint: its jobs, their streams, and lists that are too long for one job.
+"""Calls an endpoint: runs jobs, streams their results, and spreads a list that is too long for one job over many.
 
-``http`` makes a request until it is answered, ``api`` knows the endpoint's address and pace, ``job`` what is said of a
-job. ``client`` follows one to its last envelope, ``envelopes`` checks them, ``files`` saves what is in them. ``map``
-spreads a list: ``items`` reads it, ``shards`` cuts it, ``journal`` keeps what is done, all three are the ``work``.
-``map_jobs`` does it in jobs, ``map_batch`` in Batch Jobs, which ``drafts`` makes with the calls in ``batch``.
+``http`` sends requests and retries them, ``api`` is the job API of one endpoint, ``job`` reads its answers about a job,
+``envelopes`` checks what the worker returned, and ``files`` saves the files in it. ``client`` follows a job to its last
+envelope. ``map`` puts a long list through the endpoint: ``items`` reads it, ``shards`` cuts it into jobs, ``journal``
+keeps what is done, and ``long_list`` holds all three. ``map_jobs`` submits the shards as jobs, ``map_batch`` as Batch
+Jobs, through the calls in ``batch``. ``command`` and ``arguments`` are the command line.
 """
 
 from aggregating_worker.client.client import Client

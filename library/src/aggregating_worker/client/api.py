@@ -1,7 +1,7 @@
-"""The job API of one endpoint: its address, the key and the pace.
+"""The job API of one endpoint: its address, the key and the pace of calls.
 
-A call whose connection broke is made again, ``POST /run`` too: its job may have been queued all the same, and then it
-runs for nobody. That costs work, where giving up would cost results.
+A call whose connection broke is made again, ``POST /run`` too. The first call may have queued a job all the same, which
+then runs for nobody: that wastes some work, but giving up would lose results.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from aggregating_worker.sentence import KEYS
 BASE_URL = "https://api.runpod.ai/v2"
 """The SDK's own default (runpod 1.12.0, ``runpod/__init__.py``)."""
 LONGEST_HOLD = 60.0
-"""Seconds for which a ``Retry-After`` is obeyed at most."""
+"""Seconds: a longer ``Retry-After`` is cut to this."""
 GAP = 0.02
-"""Seconds between two calls of one client: 500 in 10 s, where the platform takes 1,000 on ``/run`` and 2,000 on
-``/stream`` (Runpod docs, serverless/endpoints/operations)."""
+"""Seconds between two calls of one client: 500 in 10 s. The platform allows 1,000 on ``/run`` and 2,000 on ``/stream``
+(Runpod docs, serverless/endpoints/operations)."""
 HINTS = {
     401: f" Check RUNPOD_API_KEY ({KEYS}).",
     403: f" Check RUNPOD_API_KEY ({KEYS}).",
@@ -29,18 +29,16 @@ HINTS = {
 
 
 class Api:
-    """The job API of one endpoint. What is not given comes from the environment, under the SDK's own names.
+    """The job API of one endpoint. Arguments that are None come from the environment, under the SDK's own names.
 
-    Raises ``CallFailed`` if something is missing or cannot be used.
+    Raises ``CallFailed`` if one is missing or cannot be used.
     """
 
     def __init__(self, endpoint_id: str | None, api_key: str | None, base_url: str | None) -> None:
-        key = _given(api_key, "RUNPOD_API_KEY", f"get a key at {KEYS}")
+        key = _given(api_key, "RUNPOD_API_KEY", f"make a key at {KEYS}, under API Keys")
         if not (key.isascii() and key.isprintable()):
-            raise CallFailed(f"RUNPOD_API_KEY is not a key, which has plain characters only: get one at {KEYS}.")
-        endpoint_id = _given(
-            endpoint_id, "RUNPOD_ENDPOINT_ID", "it stands on the endpoint's page in the Runpod console"
-        )
+            raise CallFailed(f"RUNPOD_API_KEY is not an API key: make one at {KEYS}, under API Keys.")
+        endpoint_id = _given(endpoint_id, "RUNPOD_ENDPOINT_ID", "the endpoint's page in the Runpod console shows it")
         base_url = base_url or os.environ.get("RUNPOD_ENDPOINT_BASE_URL") or BASE_URL
         address = web_address(base_url)
         if address is None:
@@ -59,21 +57,17 @@ class Api:
         await self._http.close()
 
     async def call(self, method: str, path: str, body: bytes = b"", held: float = 0) -> dict[str, Any]:
-        """Return the JSON object that the endpoint answers, having ``held`` it back for so many seconds at most.
+        """Return the JSON object that the endpoint answers; it may hold its answer back for ``held`` seconds.
 
         Raises ``CallFailed``.
         """
-        answer = await self.ask(method, path, body, held)
+        answer = await self._http.json(method, self._url + path, body, held)
         if not isinstance(answer, dict):
-            raise CallFailed(f"{self._host} did not answer with a JSON object: is the address right?")
+            raise CallFailed(f"{self._host} did not answer with a JSON object: is RUNPOD_ENDPOINT_BASE_URL right?")
         return answer
 
-    async def ask(self, method: str, path: str, body: bytes = b"", held: float = 0) -> Any:
-        """Return the JSON value that the endpoint answers."""
-        return await self._http.json(method, self._url + path, body, held)
-
     async def tell(self, method: str, path: str, body: bytes = b"") -> None:
-        """Make a call that is answered with a status, whatever else."""
+        """Make a call of whose answer only the status matters. Raises ``CallFailed``."""
         await self._http.tell(method, self._url + path, body)
 
     async def _turn(self, _: httpx.Request) -> None:
@@ -82,7 +76,7 @@ class Api:
         await asyncio.sleep(self._next - now)
 
     async def _hold(self, response: httpx.Response) -> None:
-        """Hold back every call for as long as an answer asks for; one that gives a date leaves it to the backoff."""
+        """Delay all calls by an error's ``Retry-After`` in seconds; for a date, the retries' own pauses have to do."""
         seconds = response.headers.get("retry-after", "")
         if seconds.isascii() and seconds.isdecimal() and response.is_error:
             until = asyncio.get_running_loop().time() + min(float(seconds), LONGEST_HOLD)

@@ -1,4 +1,4 @@
-"""What the client may be asked for on the command line."""
+"""The client's command line."""
 
 import argparse
 import re
@@ -9,10 +9,10 @@ from aggregating_worker.client.map import PATIENCE
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return what reads the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="aggregating-worker",
-        description="Call an endpoint: RUNPOD_ENDPOINT_ID with RUNPOD_API_KEY, at RUNPOD_ENDPOINT_BASE_URL.",
+        description="Call the endpoint RUNPOD_ENDPOINT_ID with the key RUNPOD_API_KEY, at RUNPOD_ENDPOINT_BASE_URL.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in (
@@ -22,24 +22,26 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=what, description=what)
         command.add_argument("file", metavar="FILE.json", help='a job, {"input": {"items": […]}}; -: standard input')
-    what = "print also what items yield while they run, as on a terminal"
-    command.add_argument("--parts", action="store_true", help=what)
-    what = "put a long list through many jobs; stopped anywhere, the same command goes on"
+    what = "also print what items yield while they run; on a terminal, this is always on"
+    commands.choices["stream"].add_argument("--parts", action="store_true", help=what)
+    what = "put a long list through many jobs; if it is stopped, the same command continues"
     command = commands.add_parser("map", help=what, description=what)
-    command.add_argument("items", metavar="ITEMS.jsonl", help="one item a line, any JSON value; -: standard input")
-    command.add_argument("--out", required=True, metavar="RESULTS.jsonl", help="one envelope a line, in input order")
-    command.add_argument("--job", metavar="FILE.json", help="a job for everything but the items: options, policy")
-    command.add_argument("--shard", type=_count(10_000), default=200, help="items per job at most (default: 200)")
-    command.add_argument("--in-flight", type=_count(100), default=8, help="jobs to wait for at once (default: 8)")
+    command.add_argument("items", metavar="ITEMS.jsonl", help="one item per line, any JSON value; -: standard input")
+    command.add_argument("--out", required=True, metavar="RESULTS.jsonl", help="one envelope per line, in input order")
+    command.add_argument("--job", metavar="FILE.json", help="a job without items: the options and the policy")
+    command.add_argument("--shard", type=_count(10_000), default=200, help="most items in a job (default: 200)")
+    command.add_argument("--in-flight", type=_count(100), default=8, help="most jobs submitted at once (default: 8)")
     command.add_argument(
-        "--batch", action="store_true", help="use Batch Jobs: for what can wait, on workers of its own"
+        "--batch", action="store_true", help="use Batch Jobs, which may wait longer and have workers of their own"
     )
-    what = "give up a batch that stands still for so long: 90s, 30m or 6h (default: 6h)"
+    what = "cancel a batch that makes no progress for TIME: 90s, 30m or 6h (default: 6h)"
     command.add_argument("--patience", type=_seconds, default=PATIENCE, metavar="TIME", help=what)
-    command.add_argument("--cancel", action="store_true", help="cancel the batches that --batch has left running")
-    command.add_argument("--keep-journal", action="store_true", help="leave RESULTS.jsonl.journal when all is done")
+    command.add_argument(
+        "--cancel", action="store_true", help="cancel the batches that an earlier --batch left running"
+    )
+    command.add_argument("--keep-journal", action="store_true", help="keep RESULTS.jsonl.journal when all is done")
     for command in commands.choices.values():
-        what = "put each file of a result into DIR, as INDEX-N.EXT, and its path into the result"
+        what = "save each file of a result as DIR/INDEX-N.EXT, and put that path into the result"
         command.add_argument("--files", type=Path, metavar="DIR", help=what)
         command.add_argument("--endpoint", metavar="ID", help="the endpoint's id (default: RUNPOD_ENDPOINT_ID)")
     return parser

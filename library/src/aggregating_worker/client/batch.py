@@ -1,7 +1,7 @@
-"""The platform's Batch Jobs: many requests under one id, worked off when there is room for them.
+"""The platform's Batch Jobs: many requests under one id, which run when there is room for them.
 
 Runpod docs, serverless/advanced-workflows/batch-jobs. A batch is a ``DRAFT`` while requests are added, then
-``FINALIZED``; ``FAILED`` and ``CANCELLED`` end it, and otherwise that all of its requests have ended.
+``FINALIZED``. It ends when all of its requests have ended, or as ``FAILED`` or ``CANCELLED``.
 """
 
 from collections.abc import AsyncGenerator, Iterable, Iterator
@@ -10,21 +10,21 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from aggregating_worker.client.api import Api
-from aggregating_worker.client.http import CallFailed, TooLarge
+from aggregating_worker.client.http import AnswerTooLarge, CallFailed
 
 MAX_REQUESTS = 5_000
-"""Requests of a batch."""
+"""Requests in a batch."""
 MAX_BATCHES = 10
-"""Batches of an endpoint at once."""
+"""Batches that an endpoint may have at once."""
 MAX_BODY = 10 * 2**20
-"""Bytes of a call that adds requests."""
+"""Bytes in a call that adds requests."""
 PAGE = 50
-"""Requests in an answer; fewer, where that many results are too large for one."""
+"""Requests in one answer; fewer are asked for if their results are too large for one."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The state of a batch; the numbers count requests, ``created`` is milliseconds since 1970."""
+class BatchState:
+    """The state of a batch; the numbers count its requests."""
 
     id: str
     status: str
@@ -32,18 +32,17 @@ class Batch:
     running: int
     completed: int
     failed: int
-    created: int
 
     @classmethod
     def of(cls, answer: Any) -> Self:
-        """Return the state that is in an answer. Raises ``CallFailed``."""
-        counts = ("requestTotal", "requestInProgress", "requestCompleted", "requestFailed", "createdAt")
+        """Return the state in an answer. Raises ``CallFailed``."""
+        counts = ("requestTotal", "requestInProgress", "requestCompleted", "requestFailed")
         match answer:
             case {"id": str(batch_id), "status": str(status)} if all(
                 isinstance(answer.get(name, 0), int) for name in counts
             ):
                 return cls(batch_id, status, *(answer.get(name, 0) for name in counts))
-        raise CallFailed("What the endpoint answered is not a batch: does it have Batch Jobs?")
+        raise CallFailed("The endpoint's answer is not a batch: does it have Batch Jobs?")
 
     @property
     def done(self) -> int:
@@ -52,60 +51,55 @@ class Batch:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether no more results will come."""
         return self.status in ("FAILED", "CANCELLED") or (self.status == "FINALIZED" and self.done >= self.total)
 
 
 class Batches:
-    """The batches of an endpoint. Every call may raise ``CallFailed``, of status 404 if it has no such batch."""
+    """The batches of an endpoint. Every call may raise ``CallFailed``; its status is 404 if there is no such batch."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     async def create(self) -> str:
-        """Make a batch without requests; return its id."""
-        return Batch.of(await self._api.call("POST", "/batch", b"[]")).id
+        """Make a ``DRAFT`` without requests; return its id."""
+        return BatchState.of(await self._api.call("POST", "/batch", b"[]")).id
 
     async def add(self, batch_id: str, requests: Iterable[bytes]) -> None:
-        """Add requests, which are JSON, to a ``DRAFT``. A call whose answer is lost may have been made twice."""
+        """Add requests, which are JSON, to a ``DRAFT``; some twice, if an answer is lost and the call made again."""
         for together in _together(requests):
             await self._api.tell("POST", _path(batch_id, "/requests"), HEAD + b",".join(together) + TAIL)
 
     async def finalize(self, batch_id: str) -> None:
-        """Have a ``DRAFT`` worked off."""
+        """Have the requests of a ``DRAFT`` run."""
         try:
             await self._api.tell("POST", _path(batch_id, "/finalize"))
         except CallFailed:
-            if (await self.state(batch_id)).status != "FINALIZED":  # as it is if only the answer was lost
+            if (await self.state(batch_id)).status != "FINALIZED":  # it is, if only the answer was lost
                 raise
 
     async def cancel(self, batch_id: str) -> None:
-        """Drop what waits; what runs is finished."""
+        """Cancel the requests that wait; those that run are finished."""
         await self._api.tell("POST", _path(batch_id, "/cancel"))
 
-    async def state(self, batch_id: str) -> Batch:
-        """Return how far it is."""
-        return Batch.of(await self._api.call("GET", _path(batch_id)))
-
-    async def all(self) -> list[Batch]:
-        """Return the batches of the endpoint, whoever made them."""
-        answer = await self._api.ask("GET", "/batch")
-        return [Batch.of(each) for each in (answer if isinstance(answer, list) else [])]
+    async def state(self, batch_id: str) -> BatchState:
+        """Return how far a batch is."""
+        return BatchState.of(await self._api.call("GET", _path(batch_id)))
 
     async def requests(self, batch_id: str) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the requests with what has come of each, in no order; while it runs, some may be missing."""
+        """Yield a batch's requests with their results, in no order; while the batch runs, some may be missing."""
         offset, limit, more = 0, PAGE, True
         while more:
             try:
                 answer = await self._api.call("GET", _path(batch_id, f"/requests?offset={offset}&limit={limit}"))
-            except TooLarge:
+            except AnswerTooLarge:
                 if limit == 1:
                     raise
                 limit = max(1, limit // 4)
                 continue
             page = answer.get("requests")
             if not isinstance(page, list) or not all(isinstance(each, dict) for each in page):
-                raise CallFailed("What the endpoint answered is not a list of requests: does it have Batch Jobs?")
+                raise CallFailed("The endpoint's answer is not a list of requests: does it have Batch Jobs?")
             for request in page:
                 yield request
             offset += len(page)
@@ -116,7 +110,7 @@ HEAD, TAIL = b'{"requests": [', b"]}"
 
 
 def _together(requests: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield ``requests`` in lists that fit into a call."""
+    """Yield ``requests`` in lists that each fit into a call."""
     together, size = list[bytes](), len(HEAD + TAIL)
     for request in requests:
         if together and size + len(request) + 1 > MAX_BODY:

@@ -1,4 +1,4 @@
-"""One job at a time: submitted, followed, and every envelope of it handed over once."""
+"""The client: submits a job, follows it, and returns each of its envelopes once."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -27,16 +27,16 @@ from aggregating_worker.client.job import (
 )
 
 RUNSYNC_WAIT = 90.0
-"""Seconds for which ``/runsync`` holds its answer back (Runpod docs, serverless/endpoints/operation-reference)."""
+"""Seconds for which ``/runsync`` may hold its answer back (Runpod docs, serverless/endpoints/operation-reference)."""
 LONGEST_PAUSE = 2.0
-"""Seconds between two questions about a job that has nothing new."""
+"""Seconds at most between two questions about a job that has nothing new."""
 FETCHES = 8
 """Results fetched from a bucket at once, for one job."""
 PATIENCE = 5.0
 """Seconds spent on cancelling a job that is no longer waited for."""
 
 Then = Callable[[Envelope], Awaitable[Envelope]]
-"""What is done with an envelope as it arrives, for some at once."""
+"""Called with each envelope as it arrives, with several at once; what it returns is passed on."""
 
 
 class Client:
@@ -47,17 +47,17 @@ class Client:
     ...         print(envelope)
 
     The endpoint's id, the key and the address default to ``RUNPOD_ENDPOINT_ID``, ``RUNPOD_API_KEY`` and
-    ``RUNPOD_ENDPOINT_BASE_URL``. Whatever goes wrong raises ``CallFailed``, a job that ends without its results
-    ``JobFailed``; an item's own failure is in its envelope. A result in a bucket is fetched: what arrives has a
-    ``result`` or a ``failure``. A job that is no longer waited for, because a task was cancelled or a stream closed
-    before its end, is cancelled.
+    ``RUNPOD_ENDPOINT_BASE_URL``. Every error is a ``CallFailed``; a job that ends without results raises its subclass
+    ``JobFailed``. An item's own failure is in its envelope. A result that is stored in a bucket is fetched, so that an
+    envelope has either a ``result`` or a ``failure``. If nobody waits for a job any more, because a task was cancelled
+    or a stream closed before its end, the job is cancelled.
     """
 
     def __init__(
         self, endpoint_id: str | None = None, *, api_key: str | None = None, base_url: str | None = None
     ) -> None:
         self._api = Api(endpoint_id, api_key, base_url)
-        # Without the key: a stored result's address carries its own permission, and a bucket must not learn the key.
+        # No key is sent: a bucket must not see it, and a stored result's URL carries its own permission.
         self._bucket = Http(httpx.AsyncClient(), redirects=5)
         self.batches = Batches(self._api)
 
@@ -69,11 +69,11 @@ class Client:
         await self._bucket.close()
 
     async def run(self, job: Job, *, then: Then | None = None) -> list[Envelope]:
-        """Run ``job`` and return its envelopes, one for each item, in order, and what ``then`` makes of each."""
+        """Run ``job`` and return its envelopes, one for each item and in order, each as ``then`` returned it."""
         return [envelope async for envelope in self.stream(job, then=then)]
 
     async def runsync(self, job: Job, *, then: Then | None = None) -> list[Envelope]:
-        """Run ``job`` with ``/runsync``, whose one answer has all envelopes if the job takes at most 90 s."""
+        """Like ``run``, but with ``/runsync``: one call, if the job takes at most 90 s."""
         state = checked(await self._api.call("POST", "/runsync", encode(job), held=RUNSYNC_WAIT))
         items, first = item_count(job), first_index(job)
         if state["status"] in FINAL:
@@ -93,8 +93,8 @@ class Client:
     ) -> AsyncGenerator[Envelope | Parts, None]:
         """Run ``job`` and yield its envelopes in order, each as soon as it is ready.
 
-        With ``parts``, also what items yield while they run, as it arrives: an item's parts in order and before its
-        envelope, in which they are again. If its worker dies, an item and its parts begin anew.
+        With ``parts``, also yield what items yield while they run: an item's parts come in order and before its
+        envelope, which has all of them again. If the worker dies, the item and its parts start again.
         """
         arriving = self._arriving(await self.submit(job), item_count(job), first_index(job), then)
         async with aclosing(arriving):
@@ -103,32 +103,32 @@ class Client:
                     yield each
 
     async def submit(self, job: Job | bytes) -> str:
-        """Queue ``job``, or the body of one, and return its id. Results are kept for 30 minutes after its end."""
+        """Queue ``job``, or the body of one, and return its id. Its results are kept for 30 minutes after its end."""
         return str(checked(await self._api.call("POST", "/run", job if isinstance(job, bytes) else encode(job)))["id"])
 
     async def status(self, job_id: str) -> dict[str, Any]:
-        """Return what ``/status`` answers: ``status``, and at the end ``output`` or ``error``."""
+        """Return the answer of ``/status``: ``status``, and at the end ``output`` or ``error``."""
         return await self._ask("GET", "status", job_id)
 
     async def cancel(self, job_id: str) -> None:
-        """Stop a job wherever it is."""
+        """Cancel a job, whether it waits or runs."""
         await self._ask("POST", "cancel", job_id)
 
     async def save_files(self, envelope: Envelope, folder: Path) -> Envelope:
         """Write the files of ``envelope`` to ``folder``, and return it with a ``path`` in place of their data or URL.
 
-        ``INDEX-N.EXT`` is the item's file number N. One that cannot be had makes it a failure ``ResultUnavailable``.
-        Raises ``OSError`` if one cannot be written.
+        File N of an item is called ``INDEX-N.EXT``. If a file cannot be fetched or decoded, what is returned is a
+        failure ``ResultUnavailable``. Raises ``OSError`` if one cannot be written.
         """
         return await save(envelope, Path(folder), self._bucket)
 
     async def results(
         self, job_id: str, items: int | None = None, first: int = 0, *, then: Then | None = None
     ) -> AsyncGenerator[Envelope, None]:
-        """Yield the envelopes of a job in order, each once and as soon as it is ready, and what ``then`` makes of it.
+        """Yield the envelopes of a job in order, each once, as soon as it is ready and as ``then`` returned it.
 
-        ``items`` is how many the job has, if known: it spares asking for the aggregate where the stream had them all.
-        ``first`` is the index of the first one.
+        ``items`` is how many the job has, if known: if the stream had them all, the aggregate is not asked for.
+        ``first`` is the index of the first item.
         """
         arriving = self._arriving(job_id, items, first, then)
         async with aclosing(arriving):
@@ -139,11 +139,11 @@ class Client:
     async def _arriving(
         self, job_id: str, items: int | None, first: int, then: Then | None
     ) -> AsyncGenerator[Envelope | Parts, None]:
-        """Yield what comes of a job: envelopes in order, and between them parts as they come.
+        """Yield a job's envelopes in order, and between them parts as they arrive.
 
-        ``/stream`` hands out each chunk once: what a broken connection took with it, what was too large to be
-        streamed, or what was handed out before, is taken from the aggregate when the job has ended. A job that starts
-        anew after its worker died streams everything again; of an item whose envelope is known, nothing comes twice.
+        ``/stream`` hands out each chunk once. Chunks that a broken connection lost, that were too large to be streamed
+        or that were handed out before are taken from the aggregate, once the job has ended. If a worker dies, its job
+        starts again and streams everything again: what belongs to items whose envelopes are known is skipped.
         """
         given, early, status, pause = first, dict[int, Envelope](), "", 0.0
         try:
@@ -152,7 +152,7 @@ class Client:
                 status, news = state["status"], False
                 for each in streamed(state):
                     if items is not None and each["index"] >= first + items:
-                        raise another_worker(job_id, "it streamed something for an item that it does not have")
+                        raise another_worker(job_id, "it streamed a result for an item that it does not have")
                     if each["index"] < given or each["index"] in early:
                         continue
                     news = True
@@ -182,7 +182,7 @@ class Client:
                         await self.cancel(job_id)
 
     async def _ended(self, job_id: str) -> dict[str, Any]:
-        """Return the final state of a job whose stream has ended; the platform may take a moment to say so here."""
+        """Return the final state of a job whose stream has ended; ``/status`` may show it a moment later."""
         pause = 0.0
         while (state := await self.status(job_id))["status"] not in FINAL:
             pause = min(2 * pause + 0.1, LONGEST_PAUSE)
@@ -195,11 +195,11 @@ class Client:
         except CallFailed as error:
             if error.status != 404:
                 raise
-            raise JobFailed(job_id, "LOST", "the endpoint does not know it (any more)") from None
+            raise JobFailed(job_id, "LOST", "the endpoint does not have it, or no longer") from None
         return checked({"id": job_id, **answer})
 
     async def fetched(self, envelopes: list[Envelope], then: Then | None = None) -> AsyncGenerator[Envelope, None]:
-        """Yield ``envelopes`` with what a bucket has of their results, and what ``then`` makes of each."""
+        """Yield ``envelopes``, each with its result fetched if that is in a bucket, and as ``then`` returned it."""
 
         async def receive(envelope: Envelope) -> Envelope:
             envelope = await self._fetch(envelope)
@@ -215,6 +215,6 @@ class Client:
         try:
             result = await self._bucket.json("GET", envelope["result_url"])
         except CallFailed as error:
-            message = f"The result is in a bucket, which did not give it. {error}"
+            message = f"The result is stored in a bucket and could not be fetched. {error}"
             return failure(envelope["index"], "ResultUnavailable", message)
         return {"index": envelope["index"], "success": True, "result": result}

@@ -31,6 +31,7 @@ from aggregating_worker.client.files import shortened
 from aggregating_worker.client.http import CallFailed
 from aggregating_worker.client.job import Job, item_count
 from aggregating_worker.client.map import cancel_batches, map_file
+from aggregating_worker.sentence import counted
 
 SUCCESS, SOME_FAILED, CALL_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
@@ -40,38 +41,38 @@ Show = Callable[[int, int | None, str], None]
 def main(argv: list[str]) -> None:
     """Do what the command line says.
 
-    Exit status 0: all items succeeded; 1: some failed; 2: the job or the call failed, with a sentence that says why;
-    130 and 141, as a shell would say it: interrupted, and whoever read the results has left.
+    Exit status 0: all items succeeded; 1: some failed; 2: the job or the call failed, with a sentence that says why.
+    As in a shell, 130: interrupted; 141: the program that read the results has closed the pipe.
     """
     arguments = parser().parse_args(argv)
-    stamina.instrumentation.set_on_retry_hooks(())  # by default, every retry is written to standard error
+    stamina.instrumentation.set_on_retry_hooks(())  # which would write every retry to standard error
     status = CALL_FAILED
     try:
         status = asyncio.run(_map(arguments) if arguments.command == "map" else _call(arguments))
     except CallFailed as error:
         print(error, *getattr(error, "__notes__", ()), file=sys.stderr)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at exit
         status = PIPE_CLOSED
     except OSError as error:
         print(f"{error.filename or 'Could not write'}: {error.strerror}.", file=sys.stderr)
     except KeyboardInterrupt:
-        print(f"Interrupted: {_left_behind(arguments)}", file=sys.stderr)
+        print(f"Interrupted. {_left_behind(arguments)}", file=sys.stderr)
         status = INTERRUPTED
     sys.exit(status)
 
 
 def _left_behind(arguments: argparse.Namespace) -> str:
-    """Say what becomes of what an interrupt has left."""
+    """Say what an interrupt has done to the jobs, and how to continue."""
     if arguments.command != "map":
-        return "what was in flight has been cancelled."
+        return "The job was cancelled."
     if arguments.batch:
-        return "its batches go on. The same command comes back for their results; with --cancel, it cancels them."
-    return "what was in flight has been cancelled. Start again, and it goes on."
+        return "The batches keep running. Run the same command to get their results, or with --cancel to cancel them."
+    return "The running jobs were cancelled. Run the same command to continue."
 
 
 async def _call(arguments: argparse.Namespace) -> int:
-    """Run one job and print its envelopes: of ``stream`` each as it arrives, of the others all or none."""
+    """Run one job and print its envelopes: ``stream`` each as it arrives, the others all at the end or none."""
     job = _read_job(arguments.file)
     streaming = arguments.command == "stream"
     kept: list[Envelope] = []
@@ -115,9 +116,7 @@ async def _map(arguments: argparse.Namespace) -> int:
         with _opened(arguments.items) as items, _progress(sys.stderr.isatty()) as show:
             if arguments.cancel:
                 cancelled = await cancel_batches(client, items, out, job=job, files=arguments.files)
-                print(
-                    f"Batches cancelled: {cancelled}. Without --cancel, the command goes on with what they have done."
-                )
+                print(f"Batches cancelled: {cancelled}. What they have done is kept: to continue, leave out --cancel.")
                 return SUCCESS
             summary = await map_file(
                 client,
@@ -132,14 +131,8 @@ async def _map(arguments: argparse.Namespace) -> int:
                 keep_journal=arguments.keep_journal,
                 progress=show,
             )
-    if summary.damaged:
-        said = (
-            f"Lines of the journal that could not be read: {summary.damaged}. What they held has been asked for again."
-        )
-        print(said, file=sys.stderr)
-    print(
-        f"{summary.items} items, {summary.failed} failed, {summary.jobs} jobs, {summary.seconds:.1f} s: {arguments.out}"
-    )
+    total, jobs = counted(summary.items, "item"), counted(summary.jobs, "job")
+    print(f"{total}, {summary.failed} failed, {jobs}, {summary.seconds:.1f} s: {arguments.out}")
     return SOME_FAILED if summary.failed else SUCCESS
 
 
@@ -151,24 +144,25 @@ def _print(each: Envelope | Parts) -> None:
 
 @contextmanager
 def _progress(shown: bool) -> Iterator[Show]:
-    """Show a bar on standard error that the yielded function moves: to so many items done, of so many."""
-    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), "items", TextColumn("{task.description}"))
+    """Show a progress bar on standard error; the yielded function sets the items done, their total and a note."""
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]} {task.description}"))
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(
         *columns, *times, console=console, disable=not shown, redirect_stdout=False, redirect_stderr=False
     ) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("", total=None, unit="items")
 
         def show(done: int, items: int | None, note: str) -> None:
-            bar.update(task, completed=done, total=items, description=note or None)
+            unit = "item" if items == 1 else "items"
+            bar.update(task, completed=done, total=items, unit=unit, description=note or None)
 
         yield show
 
 
 @contextmanager
 def _opened(name: str) -> Iterator[BinaryIO]:
-    """Open a file, or standard input in one that can be read twice."""
+    """Open a file, or for ``-`` a copy of standard input, because the items are read twice."""
     if name != "-":
         with Path(name).open("rb") as file:
             yield file
@@ -188,4 +182,3 @@ def _read_job(name: str) -> Job:
     if not isinstance(job, dict) or "input" not in job:
         raise CallFailed(f'The job in {name} should be an object with an input: {{"input": {{"items": […]}}}}.')
     return job
-

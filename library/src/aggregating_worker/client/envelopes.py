@@ -1,4 +1,4 @@
-"""The worker's envelopes as they arrive: JSON to the letter, and one for each item, or they are not used."""
+"""Checks the envelopes that arrive: they must be strict JSON, and exactly one for each item."""
 
 import json
 import math
@@ -24,19 +24,19 @@ class Envelope(TypedDict):
 
 
 class Parts(TypedDict):
-    """What an item has yielded so far and was not streamed before; its envelope follows, with all of it."""
+    """What an item has yielded since its last ``Parts``; its envelope comes later and has all of it."""
 
     index: int
     parts: list[Any]
 
 
 def failure(index: int, kind: str, message: str) -> Envelope:
-    """Return the envelope of an item that has no result."""
+    """Return the envelope of an item without a result."""
     return {"index": index, "success": False, "failure": {"type": kind, "message": message}}
 
 
 def flatten(chunks: list[Any]) -> Iterator[Any]:
-    """Yield what the chunks hold: a chunk is an envelope, or with ``CHUNK_SIZE`` over 1 a list of them."""
+    """Yield what is in the chunks: each is an envelope, or with ``CHUNK_SIZE`` over 1 a list of them."""
     for chunk in chunks:
         if isinstance(chunk, list):
             yield from chunk
@@ -45,7 +45,7 @@ def flatten(chunks: list[Any]) -> Iterator[Any]:
 
 
 def is_envelope(value: Any) -> TypeGuard[Envelope]:
-    """Whether ``value`` is what this project's worker makes of an item."""
+    """Whether ``value`` is an envelope as this library's worker sends it."""
     match value:
         case {"index": int(index), "success": True, **outcome}:
             stored = isinstance(outcome.get("result_url"), str)
@@ -56,7 +56,7 @@ def is_envelope(value: Any) -> TypeGuard[Envelope]:
 
 
 def is_parts(value: Any) -> TypeGuard[Parts]:
-    """Whether ``value`` is parts of an item, which stand in the stream only."""
+    """Whether ``value`` is parts of an item; they are in the stream only."""
     match value:
         case {"index": int(index), "parts": list()}:
             return index >= 0 and type(index) is int and len(value) == 2
@@ -66,8 +66,8 @@ def is_parts(value: Any) -> TypeGuard[Parts]:
 def aggregate(output: Any, items: int | None, first: int | None = 0) -> list[Envelope]:
     """Return a job's output as one list; raise ``ValueError`` unless it has an envelope for each item, in order.
 
-    ``items`` is how many the job had, None if that is not known; ``first`` is the index of the first one, None if
-    any will do. Parts are left out: a worker that is not this project's may have them there too.
+    ``items`` is how many the job had, or None if that is not known; ``first`` is the index of its first item, or None
+    if it may be any. Parts are left out: another library's worker may have them there too.
     """
     envelopes = [each for each in flatten(output if isinstance(output, list) else [output]) if not is_parts(each)]
     if not all(is_envelope(envelope) for envelope in envelopes):
@@ -81,7 +81,7 @@ def aggregate(output: Any, items: int | None, first: int | None = 0) -> list[Env
 
 
 def parse(content: bytes) -> Any:
-    """Return the JSON value in UTF-8 ``content``; raise ``ValueError`` with a reason if it is none."""
+    """Return the JSON value in UTF-8 ``content``; raise ``ValueError`` with the reason if it is not JSON."""
     try:
         return json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
     except RecursionError:
@@ -89,7 +89,7 @@ def parse(content: bytes) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """Return ``value`` as UTF-8 JSON, lone surrogates escaped; raise ``ValueError`` or ``TypeError`` if it has none."""
+    """Return ``value`` as UTF-8 JSON, lone surrogates escaped; raise ``ValueError`` or ``TypeError`` if impossible."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:

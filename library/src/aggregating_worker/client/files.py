@@ -1,4 +1,4 @@
-"""Files in a result: found at any depth, written to a folder under their item's index, cut short for a terminal."""
+"""The files in a result: finds them at any depth, saves them to a folder, and shortens their data for a terminal."""
 
 import asyncio
 import base64
@@ -10,18 +10,19 @@ from typing import Any, BinaryIO
 
 from aggregating_worker.client.envelopes import Envelope, encode, failure, parse
 from aggregating_worker.client.http import CallFailed, Http
+from aggregating_worker.sentence import counted
 
 SHOWN = 40
 """Characters of a file's data that a terminal shows."""
 LARGEST = 5 * 10**9
-"""Bytes of a file at most: what S3 takes in one upload."""
+"""Bytes of a file at most: the limit of one upload to S3."""
 TYPES = MimeTypes()
-for _extension in (".wav", ".flac", ".ogg"):  # which Python knows by older names, or not at all
+for _extension in (".wav", ".flac", ".ogg"):  # Python has older names for these types, or none
     TYPES.add_type(f"audio/{_extension[1:]}", _extension)
 
 
 def files_of(result: Any) -> list[dict[str, Any]]:
-    """Return the files in ``result``, in the order in which they stand there; to change one changes the result.
+    """Return the files in ``result``, in their order there; they are not copies, so changing one changes the result.
 
     A file is ``{"content_type": …, "bytes": …}`` with ``data``, which is base64, or with ``url``.
     """
@@ -44,20 +45,21 @@ def files_of(result: Any) -> list[dict[str, Any]]:
 async def save(envelope: Envelope, folder: Path, bucket: Http) -> Envelope:
     """Write each file of ``envelope`` to ``folder/INDEX-N.EXT``, and put that ``path`` in place of its data or URL.
 
-    A file that cannot be had makes it a failure ``ResultUnavailable``. Raises ``OSError`` if one cannot be written.
+    If a file cannot be fetched or decoded, return a failure ``ResultUnavailable``. Raises ``OSError`` if one cannot be
+    written.
     """
     for number, file in enumerate(files_of(envelope.get("result"))):
         path = folder / name_of(envelope["index"], number, file["content_type"])
         try:
             with _whole(path) as target:
                 if file["bytes"] > LARGEST:
-                    raise CallFailed(f"It has {file['bytes']} bytes, which is too much.")
+                    raise CallFailed(f"It has {file['bytes']} bytes, and at most {LARGEST} are saved.")
                 if "url" in file:
                     await bucket.save(file["url"], file["bytes"], target)
                 else:
                     await asyncio.to_thread(_decode, file["data"], file["bytes"], target)
         except CallFailed as error:
-            message = f"File {number} of the result cannot be had. {error}"
+            message = f"File {number} of the result could not be saved. {error}"
             return failure(envelope["index"], "ResultUnavailable", message)
         del file["url" if "url" in file else "data"]
         file["path"] = str(path)
@@ -65,13 +67,13 @@ async def save(envelope: Envelope, folder: Path, bucket: Http) -> Envelope:
 
 
 def name_of(index: int, number: int, content_type: str) -> str:
-    """Return the name of an item's file: the extension is its type's own, and nothing of it comes from outside."""
+    """Return the name of an item's file. Its extension is the type's usual one, never text from the result."""
     extension = TYPES.guess_extension(content_type.partition(";")[0].strip(), strict=False) or ".bin"
     return f"{index}-{number}{extension}"
 
 
 def shortened(envelope: Envelope) -> Envelope:
-    """Return ``envelope`` with the beginning and the size of its files' data."""
+    """Return ``envelope`` with only the beginning and the size of its files' data."""
     shorter: Envelope = parse(encode(envelope))
     for file in files_of(shorter.get("result")):
         if len(file.get("data", "")) > SHOWN:
@@ -81,7 +83,7 @@ def shortened(envelope: Envelope) -> Envelope:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that will be at ``path`` when it is written, whole or not at all."""
+    """Yield a file to write to, which appears at ``path`` only once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     try:
@@ -98,5 +100,5 @@ def _decode(data: str, size: int, target: BinaryIO) -> None:
     except ValueError:
         raise CallFailed("Its data is not base64.") from None
     if len(content) != size:
-        raise CallFailed(f"It has {len(content)} of {size} bytes.")
+        raise CallFailed(f"It has {len(content)} of {counted(size, 'byte')}.")
     target.write(content)

@@ -1,4 +1,4 @@
-"""A JSON Lines file of items, each read again when it is sent: a list may be larger than memory."""
+"""A JSON Lines file of items. Each item is read again when it is sent, so that a list may be larger than memory."""
 
 import hashlib
 from array import array
@@ -9,10 +9,10 @@ from aggregating_worker.client.http import CallFailed
 
 
 class Items:
-    """The items in ``file``, one JSON value a line; blank lines do not count.
+    """The items in ``file``, one JSON value per line; blank lines do not count.
 
-    ``file`` must stay open, and be able to seek. All of it is checked here: raises ``CallFailed``, naming the line, if
-    one is not JSON or is larger than ``limit`` bytes, which is what one job can carry.
+    ``file`` must be seekable and stay open. All of it is checked here: raises ``CallFailed``, which names the line, if
+    one is not JSON or has more than ``limit`` bytes, which is the room in one job.
     """
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
@@ -24,23 +24,23 @@ class Items:
         for number, line in enumerate(file, 1):
             if item := line.strip():
                 if len(item) > limit:
-                    raise CallFailed(f"Line {number} of the items has {len(item)} bytes: a job can carry {limit}.")
+                    raise CallFailed(f"Line {number} of the items has {len(item)} bytes: a job has room for {limit}.")
                 try:
                     parse(item)
                 except ValueError as error:
-                    raise CallFailed(f"Line {number} of the items is not JSON, one item a line: {error}.") from None
+                    raise CallFailed(f"Line {number} of the items is not one JSON value: {error}.") from None
                 self._starts.append(start + line.index(item))
                 self._sizes.append(len(item))
                 digest.update(item + b"\n")
             start += len(line)
         self.digest = digest.hexdigest()
-        """Tells whether two files have the same items."""
+        """Equal for two files if they have the same items."""
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def size(self, index: int) -> int:
-        """Return the bytes of an item."""
+        """Return how many bytes an item has."""
         return self._sizes[index]
 
     def __getitem__(self, index: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What an endpoint is asked for and what it says of it: a job, its state, and the envelopes in that."""
+"""A job as it is sent to the endpoint, and the endpoint's answers about it: its state and the envelopes in that."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +12,11 @@ STATES = ("IN_QUEUE", "IN_PROGRESS", *FINAL)
 """A job's states (Runpod docs, serverless/endpoints/job-states)."""
 
 Job = Mapping[str, Any]
-"""A request as the platform takes it: ``{"input": {"items": […], …}}``, and if need be a ``policy``."""
+"""A request as the platform takes it: ``{"input": {"items": […], …}}``, and a ``policy`` if wanted."""
 
 
 class JobFailed(CallFailed):
-    """A job ended without its results. ``state`` is its last one, or ``LOST`` if the endpoint no longer knows it."""
+    """A job ended without results. ``state`` is its final state, or ``LOST`` if the endpoint does not know the job."""
 
     def __init__(self, job_id: str, state: str, message: str) -> None:
         super().__init__(f"Job {one_line(job_id)} {state}: {one_line(message)}.")
@@ -24,26 +24,26 @@ class JobFailed(CallFailed):
 
 
 def item_count(job: Job) -> int | None:
-    """Return how many items a job has, None if it has no list of them."""
+    """Return how many items a job has, or None if it has no list of items."""
     items = _input(job).get("items")
     return len(items) if isinstance(items, list) else None
 
 
 def first_index(job: Job) -> int:
-    """Return the index that a job's first envelope has."""
+    """Return the index of a job's first envelope."""
     first = _input(job).get("first_index")
     return first if type(first) is int else 0
 
 
 def checked(state: dict[str, Any]) -> dict[str, Any]:
-    """Return ``state`` if it is a job's."""
+    """Return ``state`` if it is the state of a job. Raises ``CallFailed``."""
     if isinstance(state.get("id"), str) and state.get("status") in STATES:
         return state
-    raise CallFailed("What the endpoint answered is not a job's state: is its address right?")
+    raise CallFailed("The endpoint's answer is not the state of a job: is RUNPOD_ENDPOINT_BASE_URL right?")
 
 
 def streamed(state: dict[str, Any]) -> list[Envelope | Parts]:
-    """Return what has arrived in an answer of ``/stream``; whatever else is in it is left to the aggregate."""
+    """Return the envelopes and parts in an answer of ``/stream``; anything else there is ignored."""
     chunks = state.get("stream")
     outputs = [chunk.get("output") for chunk in chunks if isinstance(chunk, dict)] if isinstance(chunks, list) else []
     return [each for each in flatten(outputs) if is_envelope(each) or is_parts(each)]
@@ -52,11 +52,11 @@ def streamed(state: dict[str, Any]) -> list[Envelope | Parts]:
 def output(state: dict[str, Any], items: int | None, first: int | None = 0) -> list[Envelope]:
     """Return the envelopes of a job that has ended: one for each of ``items``, in order, from index ``first`` on.
 
-    None for either: as many as there are, from whatever index.
-    Raises ``JobFailed`` with the platform's message if it has none.
+    If ``items`` is None there may be any number, if ``first`` is None they may start at any index. Raises
+    ``JobFailed``, with the platform's message, if the job has no results.
     """
     if state["status"] != "COMPLETED":
-        error = state.get("error") or "the platform gives no reason"
+        error = state.get("error") or "the platform gave no reason"
         raise JobFailed(state["id"], state["status"], error if isinstance(error, str) else encode(error).decode())
     try:
         return aggregate(state.get("output"), items, first)
@@ -65,7 +65,7 @@ def output(state: dict[str, Any], items: int | None, first: int | None = 0) -> l
 
 
 def another_worker(job_id: str, fault: str) -> CallFailed:
-    """Return what to raise where an answer is not this worker's."""
+    """Return the error to raise if an answer does not come from this library's worker."""
     return CallFailed(f"Job {one_line(job_id)}: {fault}. Is another worker behind this endpoint?")
 
 

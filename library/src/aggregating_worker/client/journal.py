@@ -1,8 +1,8 @@
-"""What is done of a long list, on disk: lines are appended and never changed, so that a kill can tear only the last.
+"""What is done of a long list, on disk. Lines are only ever appended, so a kill can damage only the last one.
 
-The first line says what the journal is of. Each later one is a job or a batch that was submitted, with the indices of
-its items in the list; that a batch was about to be made; or the envelope of an item, as it will stand in the output. A
-line that cannot be read costs itself only.
+The first line says which list and job the journal belongs to. Each later line is a job or a batch that was submitted,
+with the indices of its items in the list, or the envelope of an item, as it will be in the output. A line that cannot
+be read is skipped.
 """
 
 import fcntl
@@ -17,27 +17,25 @@ from aggregating_worker.client.http import CallFailed
 
 
 class Journal:
-    """The journal beside ``out``, as a context manager that keeps others from it; what it already has is read.
+    """The journal beside ``out``: a context manager that locks the file and reads what is in it.
 
-    ``of`` names what is being done, and ``items`` how many items there are. Raises ``CallFailed`` if another process
-    has the journal, if it is of something else, or if there is none and ``out`` would be overwritten.
+    ``of`` is its first line, and ``items`` how many items the list has. Raises ``CallFailed`` if another process has
+    the journal open, if its first line is another, or if there is no journal and ``out`` would be overwritten.
     """
 
     def __init__(self, out: Path, of: Mapping[str, Any], items: int) -> None:
         self.path = out.with_name(out.name + ".journal")
-        self.done = self.failed = self.damaged = 0
-        """Items that are done, those of them that failed, and lines that could not be read."""
-        self.drafted: list[int] = []
-        """When batches were about to be made, in milliseconds since 1970."""
+        self.done = self.failed = 0
+        """How many items are done, and how many of those failed."""
         self._out = out
         self._header = encode(of) + b"\n"
         self._places = array("q", [-1]) * items
-        """Where each item's envelope is in the journal; -1: nowhere yet."""
+        """Where each item's envelope starts in the journal, or -1."""
         self._jobs: dict[str, array[int]] = {}
 
     def __enter__(self) -> Self:
         if self._out.exists() and not self.path.exists():
-            raise CallFailed(f"{self._out} exists, and has no journal to go on from: choose another --out.")
+            raise CallFailed(f"{self._out} exists, and there is no {self.path} to continue from: choose another --out.")
         self._file = self.path.open("a+b")
         try:
             self._lock()
@@ -54,7 +52,10 @@ class Journal:
         return self._places[index] >= 0
 
     def unfinished(self) -> list[tuple[str, list[int]]]:
-        """Return the jobs to go on waiting for, each with all of its items: an item is the last one's that had it."""
+        """Return the jobs that still owe results, the latest first, each with all of its items.
+
+        An item that was submitted twice belongs to its latest job.
+        """
         jobs = []
         claimed: set[int] = set()
         for job_id, indices in reversed(self._jobs.items()):
@@ -64,23 +65,18 @@ class Journal:
         return jobs
 
     def submitted(self, job_id: str, indices: list[int]) -> None:
-        """Note that a job has been submitted for the items at ``indices``."""
+        """Write down that a job was submitted for the items at ``indices``."""
         self._append(encode({"job": job_id, "indices": indices}))
 
-    def drafting(self, at: int) -> None:
-        """Note that a batch is about to be made."""
-        self._append(encode({"draft": at}))
-        self.drafted.append(at)
-
     def record(self, envelope: Envelope) -> None:
-        """Keep an item's envelope, with its index in the whole list; the first one is kept."""
+        """Write down an item's envelope, whose index is the one in the whole list; only an item's first one counts."""
         if envelope["index"] not in self:
             self._note(envelope, self._append(encode(envelope)))
 
     def write_output(self, *, keep: bool = False) -> None:
-        """Write every envelope to the output, in order, and unless told to ``keep`` it remove the journal.
+        """Write all envelopes to the output, in order, and remove the journal unless told to ``keep`` it.
 
-        The output is there whole or not at all.
+        The output file appears only once it is complete.
         """
         unfinished = self._out.with_name(self._out.name + ".unfinished")
         with unfinished.open("wb") as output, self.path.open("rb") as lines:
@@ -103,9 +99,10 @@ class Journal:
         self._file.seek(0)
         header = self._file.readline()
         if header != self._header:
-            if not self._header.startswith(header):  # as it does where nothing, or half of it, was written
+            if not self._header.startswith(header):  # nothing, or a part of it, was written
                 raise CallFailed(
-                    f"{self.path} is of other items, another job or other --files: choose another --out, or remove it."
+                    f"{self.path} belongs to other items, or to another --job, --files or --batch: "
+                    "choose another --out, or remove it."
                 )
             self._file.truncate(0)
             self._append(self._header.rstrip(b"\n"))
@@ -115,28 +112,22 @@ class Journal:
             if not line.endswith(b"\n"):  # torn by a kill
                 self._file.truncate(place)
                 break
-            self.damaged += not self._read(line, place)
+            self._read(line, place)
             place += len(line)
 
-    def _read(self, line: bytes, place: int) -> bool:
-        """Take in a line that begins at ``place``; return whether it can be read."""
+    def _read(self, line: bytes, place: int) -> None:
+        """Take in the line that starts at ``place``; if it is damaged, its items are simply requested again."""
         try:
             entry = parse(line)
         except ValueError:
-            return False
+            return
         match entry:
             case {"job": str(job_id), "indices": [*indices]} if all(
                 type(index) is int and index in range(len(self._places)) for index in indices
             ):
                 self._jobs[job_id] = array("q", indices)
-            case {"draft": int(at)}:
-                self.drafted.append(at)
-            case _ if is_envelope(entry) and entry["index"] < len(self._places):
-                if entry["index"] not in self:
-                    self._note(entry, place)
-            case _:
-                return False
-        return True
+            case _ if is_envelope(entry) and entry["index"] < len(self._places) and entry["index"] not in self:
+                self._note(entry, place)
 
     def _note(self, envelope: Envelope, place: int) -> None:
         self._places[envelope["index"]] = place
@@ -144,7 +135,7 @@ class Journal:
         self.failed += not envelope["success"]
 
     def _append(self, line: bytes) -> int:
-        """Append a line and return where it begins."""
+        """Append a line and return where it starts."""
         self._file.seek(0, os.SEEK_END)
         place = self._file.tell()
         self._file.write(line + b"\n")

@@ -1,4 +1,4 @@
-"""How a long list is cut into jobs: by items and by bytes."""
+"""Cuts a long list into jobs, by the number of items and by bytes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -10,13 +10,13 @@ MAX_BODY = 10_000_000
 """Bytes of a request to ``/run`` (Runpod docs, serverless/endpoints/operation-reference)."""
 
 MAX_INDEX = 2**53
-"""More than any index is."""
+"""Larger than any index."""
 
 
 class Frame:
-    """A job without its items, which go in as they stand in their file; ``room`` is how many bytes of them fit.
+    """A job without its items; they are put in as the bytes in their file, of which ``room`` fit.
 
-    Raises ``CallFailed`` if ``job`` is no request, or leaves no room.
+    Raises ``CallFailed`` if ``job`` is not a request, or leaves no room.
     """
 
     def __init__(self, job: Job) -> None:
@@ -31,15 +31,15 @@ class Frame:
             raise CallFailed(f"The job leaves no room for items: a request has at most {MAX_BODY} bytes.")
 
     def body(self, items: Sequence[bytes], first_index: int | None = None) -> bytes:
-        """Return the request with ``items``, which are JSON, and if need be the index of the first one."""
+        """Return the request with ``items``, which are JSON, and with ``first_index`` unless that is None."""
         numbered = b"" if first_index is None else b'"first_index": %d, ' % first_index
         return self._head + numbered + b'"items": [' + b",".join(items) + b"]}}"
 
 
 def cut(indices: Iterable[int], size: Callable[[int], int], most: Callable[[], int], room: int) -> Iterator[list[int]]:
-    """Yield ``indices`` in lists of at most ``most()``, asked anew for each, whose items fit into ``room`` bytes.
+    """Yield ``indices`` in lists of at most ``most()``, asked again for each, whose items fit into ``room`` bytes.
 
-    ``size(index)`` is an item's bytes, at most ``room``; the commas between the items count.
+    ``size(index)`` is an item's bytes, at most ``room``; the commas between items count too.
     """
     shard: list[int] = []
     used = 0

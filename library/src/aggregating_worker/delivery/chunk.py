@@ -1,4 +1,4 @@
-"""What a job yields: a chunk of envelopes, for the stream and then for the aggregate."""
+"""A chunk: what a job yields, posted to ``/stream`` at once and later part of the aggregate."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,22 +9,22 @@ from aggregating_worker.outcome.result import Outcome
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Chunk:
-    """What a job yields to the SDK, which only hands it on: envelopes, or one of them by itself if not ``listed``."""
+    """Outcomes that a job yields together, for the SDK to hand on; one by itself if not ``listed``."""
 
-    envelopes: list[Outcome]
+    outcomes: list[Outcome]
     output: Output
     listed: bool
 
-    def __repr__(self) -> str:  # cheap: the SDK prints what is yielded into log lines that nobody sees
-        return f"<chunk of {len(self.envelopes)}>"
+    def __repr__(self) -> str:  # short: the SDK formats what is yielded for debug lines
+        return f"<chunk of {len(self.outcomes)}>"
 
     @property
     def plain(self) -> Any:
-        """The chunk for those who encode it themselves."""
-        bodies = [envelope.body for envelope in self.envelopes]
+        """The chunk as JSON values, for those who encode it themselves."""
+        bodies = [outcome.body for outcome in self.outcomes]
         return bodies if self.listed else bodies[0]
 
     def encode(self) -> bytes:
         """Return the chunk as it is sent."""
-        joined = b", ".join(envelope.encoded for envelope in self.envelopes)
+        joined = b", ".join(outcome.encoded for outcome in self.outcomes)
         return b"[%b]" % joined if self.listed else joined

@@ -1,7 +1,7 @@
-"""A POST over HTTP/1.1 and no more than that: connections by asyncio, answers read by httptools.
+"""POSTs over HTTP/1.1 and nothing else, with asyncio for the connections and httptools to read the answers.
 
-Each result is a POST, and for a small one that is most of its cost: aiohttp (3.14), the SDK's client, takes three times
-as long for what is of interest here, which is whether the other end has taken it.
+Each result is a POST, which is most of the cost of a small one. aiohttp (3.14), the SDK's client, takes three times as
+long, and only the status of the answer is needed here.
 """
 
 import asyncio
@@ -18,32 +18,32 @@ from aiohappyeyeballs import start_connection
 from yarl import URL
 
 RESTED = 15.0
-"""Seconds of rest after which a connection is not used again: its other end may be about to close it."""
+"""Seconds without use after which a connection is closed: the server may be about to close it."""
 STAGGER = 0.25
-"""Seconds after which a host's next address is tried beside the last one (RFC 8305)."""
+"""Seconds after which the host's next address is tried as well (RFC 8305)."""
 PIECE = 65_536
 """Bytes of a body that are written at once."""
 CLOSED = "closed without an answer"
 
 
 class Answer(NamedTuple):
-    """What the other end said: the status, and its ``Retry-After``, which may be empty."""
+    """The server's answer: the status, and ``Retry-After``, which may be empty."""
 
     status: int
     retry_after: str
 
 
 class Poster:
-    """Posts through connections that are kept for the next POST; each has one on its way at a time."""
+    """Posts through connections that are kept for later POSTs; each carries one POST at a time."""
 
     def __init__(self) -> None:
         self._resting: defaultdict[URL, list[_Connection]] = defaultdict(list)
 
     async def post(self, server: URL, path: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
-        """Post ``body`` to ``path`` of ``server`` and return the answer, of whatever status; follow no redirection.
+        """Post ``body`` to ``path`` of ``server`` and return the answer, of whatever status; follow no redirect.
 
-        There must be no line break in ``path`` or ``headers``. Raises ``OSError`` where there is no answer in HTTP
-        within ``seconds``, and as many before that for a new connection.
+        There must be no line break in ``path`` or ``headers``. Raises ``OSError`` if there is no connection within
+        ``seconds``, or no HTTP answer within as many more.
         """
         fields = {"Host": server.host_port_subcomponent, "Content-Length": len(body), **headers}
         head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
@@ -59,7 +59,7 @@ class Poster:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; ``reusable`` says whether it could carry another POST."""
+    """One connection; ``reusable`` says whether it can carry another POST."""
 
     _answer: asyncio.Future[Answer]
 
@@ -70,7 +70,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
         self._answer = asyncio.get_running_loop().create_future()
-        self._answer.cancel()  # nobody waits for one
+        self._answer.cancel()  # no answer is expected yet
         self._status = 0
         self._retry_after = ""
         self._unsent = memoryview(b"")
@@ -89,10 +89,10 @@ class _Connection(asyncio.Protocol):
             return await self._answer
         finally:
             alarm.cancel()
-            self._unsent = memoryview(b"")  # which would keep the body
+            self._unsent = memoryview(b"")  # it would keep the body in memory
 
     def _send(self) -> None:
-        """Send of the body what the transport has room for: of what it is given beyond that, it makes copies."""
+        """Write as much of the body as the transport has room for: it would copy whatever is more."""
         while self._unsent and not (self._full or self._answer.done()):
             piece, self._unsent = self._unsent[:PIECE], self._unsent[PIECE:]
             self._transport.write(piece)
@@ -112,7 +112,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._answer.done():  # it must not be taken for the next answer
+        if self._answer.done():  # unasked: it must not be taken for the next answer
             return self.end()
         try:
             self._parser.feed_data(data)
@@ -134,14 +134,14 @@ class _Connection(asyncio.Protocol):
         self._status = self._parser.get_status_code()
 
     def on_message_complete(self) -> None:
-        if self._status >= 200:  # lower ones only announce an answer
+        if self._status >= 200:  # a lower status only announces an answer
             alone = not (self._answer.done() or self._unsent or self._transport.get_write_buffer_size())
             self.reusable, self.used = alone and self._parser.should_keep_alive(), time.monotonic()
             self._succeed()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.reusable = False
-        if self._status >= 200:  # the end of the connection may be the end of the answer
+        if self._status >= 200:  # the answer may end with the connection
             self._succeed()
         self._fail(error or ConnectionResetError(CLOSED))
 
@@ -167,7 +167,7 @@ async def _connect(server: URL, seconds: float) -> _Connection:
     loop, host, encrypted = asyncio.get_running_loop(), server.raw_host or "", server.scheme == "https"
     async with asyncio.timeout(seconds):
         addresses = await loop.getaddrinfo(host, server.port, type=socket.SOCK_STREAM)
-        connected = await start_connection(addresses, happy_eyeballs_delay=STAGGER)  # uvloop has no such thing
+        connected = await start_connection(addresses, happy_eyeballs_delay=STAGGER)  # uvloop cannot do this
         _, connection = await loop.create_connection(
             _Connection,
             sock=connected,

@@ -1,7 +1,7 @@
-"""What the worker posts to the platform: chunks as they come and the final body, again and again until it is taken.
+"""Posts chunks and final bodies to the platform, each again until it is taken.
 
-The SDK's own way (1.12.0, ``rp_http``) is three attempts within two seconds after a 5xx and one after anything else,
-then a log line: a chunk is missing from the stream, or a job never answered. ``Sender`` takes the place of its two
+The SDK (1.12.0, ``rp_http``) makes three attempts within two seconds after a 5xx, one after anything else, and then
+writes a log line: a chunk is missing from the stream, or a job is never answered. ``Sender`` replaces the SDK's two
 functions where ``rp_job`` calls them.
 """
 
@@ -17,27 +17,28 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
+from aiohttp import ClientError
+from runpod.serverless.modules import rp_http, rp_job
+from yarl import URL
+
 from aggregating_worker import log
 from aggregating_worker.delivery.chunk import Chunk
 from aggregating_worker.delivery.post import Answer, Poster
 from aggregating_worker.outcome.overflow import Output
-from aiohttp import ClientError
-from runpod.serverless.modules import rp_http, rp_job
-from yarl import URL
 
 SEAMS = ("stream_result", "send_result")
 ROUTES = ("JOB_STREAM_URL", "JOB_DONE_URL")
 TRANSIENT = (408, 425, 429)
 LARGE = 1_000_000
-"""Bytes from which a 400 is taken for what the platform says of a body that is too large."""
+"""Bytes of a body from which a 400 means that the body is too large."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two attempts."""
 ANSWER_WITHIN, BYTES_A_SECOND = 15, 200_000
-"""How long an answer is waited for: so many seconds, and as long as the body takes at this rate."""
+"""How long to wait for an answer: so many seconds, plus what the body takes at this rate."""
 HOPELESS_WITHIN = 1
-"""The same for the single attempts after ``DELIVER_FOR``."""
+"""The seconds of the single attempts after ``DELIVER_FOR``."""
 SHRINK_BY = 32
-"""Which part of a final body that is too large is spared for the next attempt."""
+"""A final body that is too large is made smaller by this part of it for the next attempt."""
 HEADERS = {"charset": "utf-8", "Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -46,56 +47,58 @@ class TooLarge(Exception):
 
 
 class GivenUp(Exception):
-    """The platform has not taken a body in all the time that there was."""
+    """The platform has not taken a body within ``DELIVER_FOR``."""
 
 
 @dataclass(eq=False)
 class Sender:
-    """Delivers, for ``deliver_for`` seconds, what the platform does not take at once."""
+    """Posts chunks, parts and final bodies; what the platform does not take, again for ``deliver_for`` seconds."""
 
     deliver_for: float
     lost: bool = False
     """Whether a job's final body was given up."""
     session: Any = None
-    """The SDK's, as soon as it is known: what it sends with each request goes with parts of items too."""
+    """The SDK's session, as soon as it is known: its headers go with parts of items, too."""
     poster: Poster = field(default_factory=Poster)
 
     def install(self) -> bool:
-        """Take the place of the SDK's sender; False, and a log line, if this SDK has no place for it."""
+        """Replace the SDK's sender; False, and a line in the log, if this SDK does not call it in the known way."""
         names = rp_job.handle_job.__code__.co_names
         missing = [name for name in SEAMS if name not in names]
         missing += [name for name in ROUTES if not hasattr(rp_http, name)]
         if missing:
-            log.warning(f"Results are sent the SDK's own way: it has no {', '.join(missing)} any more.")
+            log.warning(f"Results are sent by the SDK, which gives up early: it has no {', '.join(missing)} any more.")
             return False
         rp_job.stream_result, rp_job.send_result = self.send_chunk, self.send_result
         return True
 
     async def send_chunk(self, session: Any, output: dict[str, Any], job: dict[str, Any]) -> None:
-        """Post a chunk, in halves if it is too large; what is too large by itself is left to the aggregate."""
+        """Post a chunk, in halves if it is too large; an envelope that is too large alone is in the aggregate only."""
         chunk: Chunk = output["output"]
         body = b'{"output": %b}' % chunk.encode()
         job_id = job["id"]
         try:
             await self._stream(session, chunk.output, job_id, body)
         except TooLarge:
-            half = len(chunk.envelopes) // 2
+            half = len(chunk.outcomes) // 2
             if not half:
-                log.error(f"A chunk of {len(body)} bytes is too large for the stream; its result is not.", job_id)
+                log.error(
+                    f"A chunk of {len(body)} bytes is too large for the stream; its result is in the output.", job_id
+                )
                 return
-            for envelopes in (chunk.envelopes[:half], chunk.envelopes[half:]):
-                await self.send_chunk(session, {"output": Chunk(envelopes, chunk.output, chunk.listed)}, job)
+            for outcomes in (chunk.outcomes[:half], chunk.outcomes[half:]):
+                await self.send_chunk(session, {"output": Chunk(outcomes, chunk.output, chunk.listed)}, job)
 
     async def send_parts(self, output: Output, job_id: str, index: int, parts: Sequence[bytes]) -> None:
-        """Post parts of the item at ``index``; the stream alone has them."""
+        """Post parts of the item at ``index``."""
         body = b'{"output": {"index": %d, "parts": [%b]}}' % (index, b", ".join(parts))
         try:
             await self._stream(self.session, output, job_id, body)
         except TooLarge:
-            log.error(f"Parts of {len(body)} bytes are too large for the stream.", job_id)
+            log.error(f"Parts of {len(body)} bytes are too large for the stream; the item's result has them.", job_id)
 
     async def _stream(self, session: Any, output: Output, job_id: str, body: bytes) -> None:
-        """Post to a job's stream; once it is given up, each body has one attempt until one is taken.
+        """Post to a job's stream. After ``DELIVER_FOR``, try each further body once, until one succeeds.
 
         Raises ``TooLarge``.
         """
@@ -107,7 +110,7 @@ class Sender:
             output.failing_since = since
 
     async def send_result(self, session: Any, result: dict[str, Any], job: dict[str, Any], *, is_stream: bool) -> None:
-        """Post a job's final body; what is too large goes again without the inline form of its largest results."""
+        """Post a job's final body; if it is too large, again with its largest results stored or failed."""
         job_id = job["id"]
         template = f"{rp_http.JOB_DONE_URL}&isStream={str(is_stream).lower()}"
         chunks: list[Chunk] = result.get("output") or []
@@ -122,18 +125,20 @@ class Sender:
                 self.lost = True
                 return None
             except TooLarge:
-                log.warning(f"A final body of {len(body)} bytes is too large for the platform.", job_id)
+                log.warning(
+                    f"A final body of {len(body)} bytes is too large for the platform: trying a smaller one.", job_id
+                )
             smaller = await asyncio.to_thread(_shrink, chunks, len(body) // SHRINK_BY)
             if not smaller:
-                log.error(f"A final body of {len(body)} bytes cannot be made smaller.", job_id)
+                log.error(f"A final body of {len(body)} bytes cannot be made smaller: the job gets no result.", job_id)
                 return None
             chunks = smaller
 
     async def _post(self, session: Any, template: str, body: bytes, job_id: str, since: float) -> None:
         """Post ``body`` until it is taken or refused for good.
 
-        Raises ``GivenUp`` where it is neither within ``deliver_for`` seconds after ``since``, and ``TooLarge``. A body
-        that arrives without its answer arriving is sent again, and so arrives twice.
+        Raises ``TooLarge``, and ``GivenUp`` once ``deliver_for`` seconds have passed since ``since``. A body whose
+        answer is lost arrives twice.
         """
         quoted = quote(job_id)
         server, path = _parsed(template)
@@ -146,7 +151,7 @@ class Sender:
             asked = 0.0
             try:
                 answer = await self.poster.post(server, path, headers, body, seconds)
-                if 300 <= answer.status < 400:  # the SDK's client knows the way
+                if 300 <= answer.status < 400:  # the SDK's client follows redirects
                     url = server.join(URL(path, encoded=True))
                     async with asyncio.timeout(seconds), session.post(url, data=body, headers=headers) as other:
                         answer = Answer(other.status, other.headers.get("Retry-After", ""))
@@ -163,11 +168,11 @@ class Sender:
                 why = f"could not be reached ({type(error).__name__})"
             left = since + self.deliver_for - time.monotonic()
             if left <= 0:
-                log.error(f"{len(body)} bytes are given up (DELIVER_FOR): the platform {why}.", job_id)
+                log.error(f"{len(body)} bytes are given up after DELIVER_FOR: the platform {why}.", job_id)
                 raise GivenUp
             if pause == FIRST_PAUSE:
                 log.warning(f"{len(body)} bytes are sent again for up to {left:.0f} s: the platform {why}.", job_id)
-            wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that workers do not all come back at once
+            wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # workers must not all try again at once
             await asyncio.sleep(min(max(wait, asked), left))
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -187,17 +192,17 @@ def _final(chunks: list[Chunk], rest: dict[str, Any]) -> bytes:
 
 
 def _shrink(chunks: list[Chunk], spare: int) -> list[Chunk] | None:
-    """Return ``chunks`` with so many bytes less in the same envelopes, or None if nothing can be spared. Blocks."""
-    envelopes = [envelope for chunk in chunks for envelope in chunk.envelopes]
-    smaller = chunks[0].output.shrink(envelopes, spare) if chunks else None
+    """Return ``chunks`` made smaller by ``Output.shrink``; None if it cannot be done. Blocks."""
+    outcomes = [outcome for chunk in chunks for outcome in chunk.outcomes]
+    smaller = chunks[0].output.shrink(outcomes, spare) if chunks else None
     if not smaller:
         return None
     left = iter(smaller)
-    return [Chunk([next(left) for _ in chunk.envelopes], chunk.output, chunk.listed) for chunk in chunks]
+    return [Chunk([next(left) for _ in chunk.outcomes], chunk.output, chunk.listed) for chunk in chunks]
 
 
 def _retry_after(text: str) -> float:
-    """Return the seconds that the platform asks for: a number, or the time until a date (RFC 9110, 10.2.3)."""
+    """Return the seconds that a ``Retry-After`` asks for: a number, or the time until a date (RFC 9110, 10.2.3)."""
     with suppress(ValueError):
         return min(float(text), 3_600.0)
     with suppress(ValueError, OverflowError):

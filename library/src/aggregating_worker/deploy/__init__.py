@@ -1,5 +1,5 @@
-"""Puts the image on an endpoint.
+"""``aggregating-worker deploy``: put an image on a Runpod endpoint.
 
-``options`` reads what is asked for, ``project`` what the project says of itself; ``bodies`` makes a request of both,
-and ``rest`` sends it.
+``arguments`` reads the command line and what the project says of itself, ``command`` makes a request of both, and
+``rest`` sends it.
 """

@@ -1,1 +1,1 @@
-"""What starts the worker and takes jobs."""
+"""Starts the worker and takes jobs."""

@@ -1,4 +1,4 @@
-"""The SDK's development server (``--rp_serve_api``): a job that cannot start fails there, too."""
+"""Has a job that cannot start fail in the SDK's development server (``--rp_serve_api``), too."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ _encode = rp_fastapi.jsonable_encoder
 
 
 def install() -> None:
-    """Have each answer of the server pass ``failing``: to it, whatever a generator yields is output (1.12.0)."""
+    """Pass each answer of the server through ``failing``: the server takes whatever is yielded for output (1.12.0)."""
     rp_fastapi.jsonable_encoder = failing
 
 
 def failing(answer: Any) -> Any:
-    """Return what is sent for ``answer``, ``FAILED`` if its job has said nothing but why it cannot start."""
+    """Encode ``answer``; a job that has yielded only ``{"error": …}`` is ``FAILED``."""
     match answer:
         case {"id": job_id, "output": [{"error": why}]} | {"id": job_id, "stream": [{"output": {"error": why}}]}:
             answer = {"id": job_id, "status": "FAILED", "error": why}

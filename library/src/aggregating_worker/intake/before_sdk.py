@@ -1,4 +1,4 @@
-"""What comes before the SDK's import (1.12.0), which would do it slowly, or answer it with a traceback."""
+"""Prepares for the import of the SDK (1.12.0), which without it would be slow, or fail with a traceback."""
 
 import io
 import os
@@ -12,7 +12,7 @@ INTEGERS = ("RUNPOD_PING_INTERVAL", "RUNPOD_REALTIME_PORT", "RUNPOD_REALTIME_CON
 
 
 class Log(io.FileIO):
-    """A file that takes everything: what a full disk does not keep is dropped."""
+    """A file that never raises: what a full disk does not take is dropped."""
 
     def write(self, data: Any, /) -> int:
         """Write ``data``, bytes; never raises."""
@@ -22,10 +22,10 @@ class Log(io.FileIO):
 
 
 def prepare() -> None:
-    """Make ready for the SDK's import. Ends the process with a sentence for a variable that the import would fail on."""
+    """Prepare for the SDK's import. Ends the process with a sentence if a variable would make the import fail."""
     # ``utils/rp_debugger.py`` asks py-cpuinfo for the processor's name. That takes a second, most of a worker's start,
     # and ``--rp_debugger`` alone would print it. Without an answer the SDK says that there is none.
-    with suppress(ImportError):  # an SDK that no longer asks no longer brings it
+    with suppress(ImportError):  # a later SDK may not bring it
         import cpuinfo
 
         cpuinfo.get_cpu_info = dict
@@ -34,7 +34,7 @@ def prepare() -> None:
 
 
 def _check_environment() -> None:
-    """Check what ``rp_logger.py`` and ``rp_ping.py`` read as they are imported, and ``start`` later: just as here."""
+    """Check the variables that ``rp_logger.py`` and ``rp_ping.py`` read at import, and ``start`` later, as they do."""
     level = "RUNPOD_LOG_LEVEL" if "RUNPOD_LOG_LEVEL" in os.environ else "RUNPOD_DEBUG_LEVEL"
     if os.environ.get(level, "DEBUG").upper() not in LOG_LEVELS:
         sys.exit(f"Check the environment: {level} should be one of {', '.join(LOG_LEVELS)}.")
@@ -46,21 +46,21 @@ def _check_environment() -> None:
 
 
 def _keep_writing() -> None:
-    """Have neither a terminal that cannot show a character nor a full disk fail a job, or end the worker.
+    """Keep a character that the terminal cannot show, or a full disk, from failing a job or ending the worker.
 
-    ``rp_logger.py`` prints job inputs and results as they are, and in ``rp_scale.py``'s loops; a task prints, too.
+    ``rp_logger.py`` prints job inputs and results as they are, in the loops of ``rp_scale.py``, too; a task may print.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if type(stream) is io.TextIOWrapper:  # and not what a test runner has put in its place
+        if type(stream) is io.TextIOWrapper:  # not what a test runner has put there
             log = io.BufferedWriter(Log(stream.fileno(), "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(log, stream.encoding, "backslashreplace", line_buffering=True))
 
 
 def end_on_interrupt() -> None:
-    """Have Ctrl-C end the process at once, until the SDK takes jobs and has its own way of stopping.
+    """Have Ctrl-C end the process at once, until the SDK takes jobs and handles signals itself.
 
-    Not as an exception, which a traceback would follow, and which a task might take for its own.
+    Not by an exception: it would print a traceback, and a task might catch it.
     """
 
     def end(*_: object) -> None:

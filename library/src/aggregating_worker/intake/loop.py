@@ -1,9 +1,9 @@
-"""The job loop: the SDK's own, made to take a job as soon as one could start, and to start it when it comes.
+"""The job loop: the SDK's own, changed to take a job as soon as one could start, and to start it when it comes.
 
 The SDK's (1.12.0 and 2.0.0rc2, ``rp_scale.JobScaler``) sleeps for a second whenever its worker is full, counts a job
 that it has just taken twice, and waits for both of its polls when it is told to stop. So it does about one short job a
-second. ``Loop`` overrides where that happens; the protocol (asking for jobs, handling them, being told to stop one,
-progress, prestart) stays the SDK's.
+second. ``Loop`` overrides only that; the protocol (asking for jobs, handling them, being told to stop one, progress,
+prestart) stays the SDK's.
 """
 
 import asyncio
@@ -33,15 +33,15 @@ METHODS = (
 )
 ATTRIBUTES = ("jobs_queue", "jobs_fetcher", "jobs_tasks", "job_progress", "current_concurrency", "_shutdown_event")
 LAST_MOMENT = 0.05
-"""Seconds after the worker is told to stop in which a job that is already on its way may come."""
+"""Seconds that a worker which is told to stop waits for a job that may be on its way."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
-"""Seconds between two takes that fail: the second as long after the first, and then twice as long each time."""
+"""Seconds before the next take after one that failed, doubled with each failure up to the longest."""
 LULL = 0.1
-"""Seconds without the end of a job after which no more than one is asked for."""
+"""If no job has ended for so many seconds, one job at a time is asked for."""
 
 
 def install(worker: JobRunner) -> None:
-    """Have the SDK run its jobs in a ``Loop`` and send by ``Sender``; what it lacks a seam for, it does its own way."""
+    """Have the SDK take jobs with ``Loop`` and send with ``Sender``; if it lacks a seam for one, it uses its own."""
     if worker.sender.install():
         worker.sends = True
         worker.pool.send_parts = worker.sender.send_parts
@@ -52,7 +52,7 @@ def install(worker: JobRunner) -> None:
 
 
 def _seams() -> list[tuple[str, bool]]:
-    """Return what ``Loop`` takes hold of, and whether this SDK has it."""
+    """Return the names that ``Loop`` overrides or uses, and whether this SDK has each."""
     try:
         scaler = rp_scale.JobScaler({})
         names = set(rp_scale.JobScaler.get_jobs.__code__.co_names)
@@ -75,7 +75,7 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self.jobs_fetcher = self._take
         self._worker = worker
         self._pool = worker.pool
-        undelivered = worker.settings.lookahead  # the bound where the platform is slow to take results
+        undelivered = worker.settings.lookahead  # more jobs than slots: results may wait for the platform
         self._most = worker.settings.job_concurrency or self._pool.concurrency * self._pool.most + undelivered
         self._jobs: set[asyncio.Task[None]] = set()
         self._coming: set[str] = set()
@@ -90,18 +90,18 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         worker.on_start = self._started
 
     async def run(self) -> None:
-        """Run until the worker is told to stop and its jobs are done; then wait for no task that will not end."""
+        """Run until the worker is told to stop and its jobs are done; leave tasks that do not end."""
         await super().run()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
         if left:
             _, stubborn = await asyncio.wait(left, timeout=LET_GO_AFTER)
-            for task in stubborn:  # the event loop would wait for it to close
+            for task in stubborn:  # else the event loop would wait for it when it closes
                 asyncio._unregister_task(task)
 
     async def set_scale(self) -> None:
-        """Wait until there is room for another job; the SDK awaits this before each take."""
+        """Wait until there is room for another job. The SDK awaits this before each take."""
         while (wanted := self._wanted()) < 1:
             self._room.clear()
             await self._room.wait()
@@ -110,8 +110,8 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
     def _wanted(self) -> int:
         """Return how many jobs to ask for: none until those that came last have started, and their size is known.
 
-        More than one only in the place of as many that have just left or are leaving, which is how small jobs look: so
-        that a worker does not take a long job that an idle one could have.
+        Then one job, plus one for each that has just finished: many finishes mean small jobs. This keeps a worker from
+        hoarding long ones.
         """
         if self._coming:
             return 0
@@ -121,7 +121,7 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         return min(self._pool.room(), max(1, self._left + leaving), self._most - len(self._jobs))
 
     async def _take(self, session: Any, count: int) -> list[dict[str, Any]]:
-        """Ask for up to ``count`` jobs. What fails is tried again after a while, the sooner the less often it has."""
+        """Ask for up to ``count`` jobs. After a failure, pause, longer each time, before the SDK asks again."""
         try:
             answer = await self._fetch(_Watched(session, self._answer), count) or []
         except Exception:
@@ -131,7 +131,7 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._pause = FIRST_PAUSE
         jobs = [job for job in answer if _is_job(job)]
         if len(jobs) < len(answer):
-            log.error("The platform has answered with something else than jobs.")
+            log.error("The platform answered with something that is not a job.")
         self._coming.update(job["id"] for job in jobs)
         self._left = max(0, self._left - len(jobs))
         return jobs
@@ -146,7 +146,7 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
                 self._answering = False
 
     async def get_jobs(self, session: Any) -> None:
-        """Take jobs until the worker is told to stop, then at once drop the poll, unless its answer has begun."""
+        """Take jobs until the worker is told to stop; then drop the poll, unless its answer has begun."""
         try:
             async with self._until_stopped(super().get_jobs(session)) as taking:
                 await asyncio.wait({taking}, timeout=LAST_MOMENT)
@@ -156,13 +156,13 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
             self.jobs_queue.put_nowait(None)
 
     async def monitor_stop_signals(self, session: Any) -> None:
-        """Hear which jobs to stop until the worker is told to stop, then at once drop the poll."""
+        """Ask which jobs to stop until the worker is told to stop; then drop the poll."""
         async with self._until_stopped(super().monitor_stop_signals(session)):
             pass
 
     @asynccontextmanager
     async def _until_stopped(self, loop: Coroutine[Any, Any, None]) -> "AsyncIterator[asyncio.Task[None]]":
-        """Run ``loop`` until the worker is told to stop, and then the block; cancel it if it has not ended."""
+        """Run ``loop`` until the worker is told to stop; then run the block, and cancel ``loop`` if it still runs."""
         task = asyncio.create_task(loop)
         stopped = asyncio.create_task(self._shutdown_event.wait())
         try:
@@ -175,7 +175,7 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
                 await task
 
     async def run_jobs(self, session: Any) -> None:
-        """Start each job when it comes; once no more will come, return when all are done."""
+        """Start each job when it comes; once no more come, return when all are done."""
         self._worker.sender.session = session
         while job := await self.jobs_queue.get():
             task = asyncio.create_task(self.handle_job(session, job))
@@ -193,16 +193,16 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._jobs.discard(task)
         self._left += 1
         self._left_last = time.monotonic()
-        if task.cancelled():  # perhaps before it began, and so before the SDK's own clean-up
+        if task.cancelled():  # perhaps before it began: then the SDK has not cleaned up
             self.job_progress.remove(job)
             self.jobs_tasks.pop(job["id"], None)
         else:
-            task.exception()  # which the SDK has logged
+            task.exception()  # the SDK has logged it
         self._started(job["id"])
         self._pool.start_calls()
 
     def _hand_back(self, job_ids: list[str]) -> None:
-        """Let the platform give jobs to another worker, and end with status 1 when the others are delivered."""
+        """Leave these jobs to another worker; end with status 1 when the others are delivered."""
         for job_id in job_ids:
             if task := self.jobs_tasks.get(job_id):
                 task.cancel()
@@ -210,7 +210,7 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self.kill_worker()
 
     def handle_shutdown(self, signum: int, frame: Any) -> None:
-        """Stop; SDK 1.x does not wake an event loop that waits for its polls."""
+        """Stop, and wake the event loop, which SDK 1.x leaves waiting for its polls."""
         super().handle_shutdown(signum, frame)
         with suppress(RuntimeError):  # the event loop does not run yet
             asyncio.get_running_loop().call_soon_threadsafe(lambda: None)
@@ -231,10 +231,10 @@ class _Watched:
 
 
 def _is_job(job: object) -> bool:
-    """Whether the SDK can keep it among its jobs in progress, and so will start it."""
+    """Whether the SDK can keep ``job`` among its jobs in progress, and so will start it."""
     if not (isinstance(job, dict) and isinstance(job.get("id"), str) and "input" in job):
         return False
     try:
         return bool(Job(**job).id == job["id"])
-    except Exception:  # a key that is none of an attribute
+    except Exception:  # a key cannot be an attribute of ``Job``
         return False

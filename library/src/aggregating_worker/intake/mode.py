@@ -1,4 +1,4 @@
-"""Which way the SDK will run the handler: asked of the SDK itself, before it starts."""
+"""Finds out, before the SDK starts, how it will run the handler."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from aggregating_worker.refusal import Refused
 
 
 class Mode(Enum):
-    """How ``runpod.serverless.start`` runs, in the order in which it decides (1.12.0, ``serverless/__init__.py``)."""
+    """The SDK's modes and what asks for each, in the order in which it looks (1.12.0, ``serverless/__init__.py``)."""
 
     API = "--rp_serve_api"
     REALTIME = "RUNPOD_REALTIME_PORT"
@@ -21,17 +21,17 @@ class Mode(Enum):
 
     @property
     def iterates(self) -> bool:
-        """Whether the SDK iterates over a generator; where it does not, it calls the handler once."""
+        """Whether the SDK iterates over a generator; if not, it calls the handler once."""
         return self in (Mode.API, Mode.PRODUCTION)
 
 
 def find_mode() -> Mode:
     """Return the mode that the arguments and the environment ask for.
 
-    Raises ``Refused`` for what the SDK would answer with a traceback, or by losing the job.
+    Raises ``Refused`` for what would make the SDK fail with a traceback or lose the job.
     """
     arguments, _ = runpod.serverless.parser.parse_known_args()
-    if arguments.rp_debugger:  # rp_job.handle_job writes into the output as a dict; ours is a list, and would be lost
+    if arguments.rp_debugger:  # rp_job.handle_job takes the output for a dict; ours is a list, and would be lost
         raise Refused("--rp_debugger does not work with aggregated output: leave it out.")
     if (level := arguments.rp_log_level) and level.upper() not in LOG_LEVELS:
         raise Refused(f"--rp_log_level {level}: choose one of {', '.join(LOG_LEVELS)}.")

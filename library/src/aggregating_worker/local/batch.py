@@ -17,12 +17,15 @@ QUEUED = 50_000
 """Requests of all batches that no worker has taken, at most."""
 
 KEPT = 100
-"""Batches that have ended, at most; the oldest go first."""
+"""Ended batches that are kept; the oldest are dropped first."""
 
 
 @dataclass(eq=False)
 class Batch:
-    """Requests that are added to a ``DRAFT`` and worked off once it is ``FINALIZED``; ``CANCELLED`` is its only end."""
+    """Many requests under one id, added while it is a ``DRAFT`` and run once it is ``FINALIZED``.
+
+    It stays ``FINALIZED`` when all its requests have ended, unless it was ``CANCELLED``.
+    """
 
     name: str | None = None
     id: str = field(default_factory=lambda: f"batch_{uuid.uuid4().hex}")
@@ -51,21 +54,21 @@ class Batch:
 
     @property
     def status(self) -> str:
-        """``CANCELLED`` only once what was running has finished."""
+        """The platform's status; it is ``CANCELLED`` only once the requests that were running have finished."""
         if self.cancelled and self.ended:
             return "CANCELLED"
         return "FINALIZED" if self.finalized else "DRAFT"
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will become of it."""
+        """Whether none of its requests will run any more."""
         if not self.finalized:
             return self.cancelled
         return self.completed + self.failed + self.dropped == len(self.requests)
 
 
-class Batches:
-    """All batches of the endpoint, over a ``queue`` of their own; ``on_finalized`` is called when there is work."""
+class BatchQueue:
+    """All batches of the endpoint, with a ``queue`` of their own; ``on_finalized`` is called when one is queued."""
 
     def __init__(self, queue: Queue) -> None:
         self.on_finalized: Callable[[], None] = lambda: None
@@ -76,7 +79,7 @@ class Batches:
     def create(self, jobs: list[Job]) -> Batch:
         """Return a new ``DRAFT`` with these requests. Raises ``Full``."""
         if sum(not batch.ended for batch in self._batches.values()) >= ACTIVE:
-            raise Full(f"{ACTIVE} batches are active")
+            raise Full(f"at most {ACTIVE} batches can be active at once")
         batch = Batch()
         self.add(batch, jobs)
         self._batches[batch.id] = batch
@@ -87,12 +90,12 @@ class Batches:
         return batch
 
     def add(self, batch: Batch, jobs: list[Job]) -> None:
-        """Add requests to a ``DRAFT``. Raises ``ValueError`` if they are too many for one, ``Full`` if for all."""
+        """Add requests to a ``DRAFT``. Raises ``ValueError`` if it has too many, ``Full`` if memory is short."""
         if len(batch.requests) + len(jobs) > REQUESTS:
             raise ValueError(f"a batch has at most {REQUESTS} requests")
         drafts = [each.requests.values() for each in self._batches.values() if not (each.finalized or each.cancelled)]
         if not self._queue.fits(sum(job.size for requests in [*drafts, jobs] for job in requests)):
-            raise Full("the drafts leave no room for more")
+            raise Full("no memory is left for more requests")
         for job in jobs:
             job.batch = batch.id
             batch.requests[job.id] = job
@@ -100,13 +103,13 @@ class Batches:
     def finalize(self, batch: Batch) -> None:
         """Queue the requests of a ``DRAFT``. Raises ``Full``."""
         if self._queue.waiting + len(batch.requests) > QUEUED:
-            raise Full(f"{QUEUED} requests are queued")
+            raise Full(f"at most {QUEUED} requests can wait at once")
         self._queue.submit_all([*batch.requests.values()])
         batch.finalized = True
         self.on_finalized()
 
     def cancel(self, batch: Batch) -> None:
-        """Drop what waits; what runs is finished."""
+        """Drop the requests that wait; those that run are finished."""
         batch.cancelled = True
         for job in batch.requests.values() if batch.finalized else ():
             if job.status == "IN_QUEUE":

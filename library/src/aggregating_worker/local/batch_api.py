@@ -1,4 +1,4 @@
-"""Batch Jobs as callers see them, under ``/v2/local/batch`` (Runpod docs, serverless/advanced-workflows/batch-jobs)."""
+"""Batch Jobs, for callers, under ``/v2/local/batch`` (Runpod docs, serverless/advanced-workflows/batch-jobs)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from aggregating_worker.local.batch import Batch, Batches
+from aggregating_worker.local.batch import Batch, BatchQueue
 from aggregating_worker.local.body import Body, answer, encode, read, read_any
 from aggregating_worker.local.client_api import MAX_BODY, checked
 from aggregating_worker.local.job import Job, join
@@ -16,7 +16,7 @@ from aggregating_worker.local.queue import Full
 from aggregating_worker.local.routes import Routes, number
 
 
-def batch_api(api: Routes, batches: Batches) -> None:
+def batch_api(api: Routes, batches: BatchQueue) -> None:
     """Add the routes for batches to ``api``."""
 
     def find(request: Request) -> Batch:
@@ -57,7 +57,7 @@ def batch_api(api: Routes, batches: Batches) -> None:
 
     @api.post("/batch/{batch}/finalize")
     async def finalize(request: Request) -> Response:
-        """Lock a draft, and have it worked off."""
+        """Lock a draft, and queue its requests."""
         batch = draft(request)
         with refusals():
             batches.finalize(batch)
@@ -65,7 +65,7 @@ def batch_api(api: Routes, batches: Batches) -> None:
 
     @api.get("/batch/{batch}")
     async def state(request: Request) -> Response:
-        """Return a batch's state, with how many of its requests have ended."""
+        """Return a batch's state, with the number of requests that have ended."""
         return shown(find(request))
 
     @api.put("/batch/{batch}")
@@ -74,13 +74,13 @@ def batch_api(api: Routes, batches: Batches) -> None:
         batch = find(request)
         name = (await read(request, MAX_BODY["batch"])).content.get("name", batch.name)
         if not isinstance(name, str | None):
-            raise HTTPException(400, "bad request: body: name must be a text")
+            raise HTTPException(400, "bad request: body: name must be a string")
         batch.name = name
         return shown(batch)
 
     @api.get("/batch/{batch}/requests")
     async def results(request: Request) -> Response:
-        """List requests with what came of them, in no order that says anything: that of their ids."""
+        """List requests and their results, in the order of their ids, which are random."""
         batch = find(request)
         offset = number(request, "offset", 0, 0, 1_000_000)
         limit = number(request, "limit", 50, 1, 1_000)
@@ -99,7 +99,7 @@ def batch_api(api: Routes, batches: Batches) -> None:
 
     @api.post("/batch/{batch}/cancel")
     async def cancel(request: Request) -> Response:
-        """Drop what waits. One that has ended stays as it is."""
+        """Drop a batch's waiting requests. A batch that has ended stays as it is."""
         batch = find(request)
         if not batch.ended:
             batches.cancel(batch)
@@ -108,7 +108,7 @@ def batch_api(api: Routes, batches: Batches) -> None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Answer 429 where there is no room, and 400 where there will never be."""
+    """Answer 429 to requests for which there is no room now, and 400 to those for which there never is."""
     try:
         yield
     except Full as full:

@@ -1,4 +1,4 @@
-"""Request bodies as the platform takes them: within a limit, and JSON to the letter. What is kept is the text."""
+"""Reads request bodies as strictly as the platform does: up to a size, and valid JSON. The text is kept as it came."""
 
 import json
 import math
@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 MARGIN = 100
-"""Levels of nesting that a request must leave free, for who reads it from deep within code of its own."""
+"""Levels by which a request must stay below Python's limit of nesting: a worker reads it from within other calls."""
 SHALLOW = 100
-"""Brackets in a request that cannot nest too deeply."""
+"""A request with no more opening brackets than this cannot be nested too deeply, and is not checked."""
 
 
 class Body(NamedTuple):
-    """A request's JSON, read and as it came."""
+    """A request's JSON, parsed and as the text that came."""
 
     content: dict[str, Any]
     text: bytes
@@ -28,9 +28,9 @@ def answer(text: bytes, status: int = 200) -> Response:
 
 
 def encode(content: Any) -> bytes:
-    """Return ``content`` as JSON in ASCII: a lone surrogate goes out escaped, where UTF-8 could not carry it.
+    """Return ``content`` as JSON in ASCII, in which a lone surrogate is escaped: UTF-8 has no form for it.
 
-    Answers 400 to content that is nested too deeply to be encoded: it came in a request.
+    Answers 400 if the content is nested too deeply: it came in a request.
     """
     try:
         return _encoder.encode(content).encode("ascii")
@@ -39,7 +39,7 @@ def encode(content: Any) -> bytes:
 
 
 async def read(request: Request, limit: int) -> Body:
-    """Return the JSON object in the body of ``request``; answer 400 if it is none, or over ``limit`` bytes."""
+    """Return the JSON object in the body of ``request``; answer 400 if it is not one, or over ``limit`` bytes."""
     content, text = await read_any(request, limit)
     if not isinstance(content, dict):
         raise HTTPException(400, "bad request: body: not a JSON object")
@@ -47,10 +47,10 @@ async def read(request: Request, limit: int) -> Body:
 
 
 async def read_any(request: Request, limit: int) -> tuple[Any, bytes]:
-    """Return the JSON in the body of ``request``, read and as it came; answer 400 as ``read`` does."""
+    """Return the JSON in the body of ``request``, parsed and as text; answer 400 as ``read`` does."""
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():  # to its end: hanging up on a caller that still sends would hide the answer
+    async for part in request.stream():  # to its end: a caller that is cut off while it sends does not see the answer
         size += len(part)
         if size <= limit:
             parts.append(part)
@@ -64,7 +64,7 @@ async def read_any(request: Request, limit: int) -> tuple[Any, bytes]:
 
 
 def members(body: Body, names: Set[str]) -> bytes:
-    """Return the members ``names`` of ``body`` as JSON without its braces: as they came, where there are no others."""
+    """Return the members ``names`` of ``body`` as JSON without the braces; if it has no others, the text as it came."""
     content, text = body
     if content.keys() <= names:
         return text.strip()[1:-1]
@@ -72,7 +72,7 @@ def members(body: Body, names: Set[str]) -> bytes:
 
 
 def check_depth(body: Body) -> None:
-    """Answer 400 if ``body`` is nested too deeply to be handled within other objects and from deeper code."""
+    """Answer 400 if ``body`` is nested too deeply for code that handles it inside other objects and calls."""
     if body.text.count(b"[") + body.text.count(b"{") > SHALLOW:
         content: Any = body.content
         for _ in range(MARGIN):

@@ -1,4 +1,4 @@
-"""What callers see: Runpod's job API (docs, serverless/endpoints/operation-reference), under ``/v2/local``."""
+"""Runpod's job API, for callers, under ``/v2/local`` (docs, serverless/endpoints/operation-reference)."""
 
 import asyncio
 from typing import Any
@@ -17,11 +17,11 @@ from aggregating_worker.local.workers import Workers
 MAX_BODY = {"run": 10 * 2**20, "runsync": 20 * 2**20, "batch": 10 * 2**20}
 """Bytes of a request, and of its result, by operation."""
 LONGEST = 604_800_000
-"""Milliseconds that any limit of a job may have."""
+"""The highest time limit of a job, in milliseconds: a week."""
 WEBHOOK_TRIES = 3
 WEBHOOK_PAUSE = 10.0
 STREAM_WAIT = 5_000
-"""Milliseconds that an empty stream is held. The platform holds it for 10 s, at which the SDK's own client gives up."""
+"""Milliseconds that ``/stream`` waits for a chunk. On the platform it is 10 s, when the SDK's own client gives up."""
 SYNC_WAIT = 90_000
 
 
@@ -70,7 +70,7 @@ def client_api(api: Routes, queue: Queue, workers: Workers) -> None:
 
     @api.any("/status/{job}")
     async def status(request: Request) -> Response:
-        """Return a job's state, and its output once it has ended; ``ttl`` is how many milliseconds it may live on."""
+        """Return a job's state, and its output once it has ended; it is kept for ``ttl`` more milliseconds."""
         job = find(request)
         if ttl := number(request, "ttl", 0, 1, LONGEST):
             queue.expire(job, ttl / 1000)
@@ -83,7 +83,7 @@ def client_api(api: Routes, queue: Queue, workers: Workers) -> None:
 
     @api.any("/stream/{job}")
     async def stream(request: Request) -> Response:
-        """Return the chunks that have arrived since the last call, waiting for one; each is returned once."""
+        """Return the chunks that have arrived since the last call, or wait for one; each is returned once."""
         job = find(request)
         wait = number(request, "wait", STREAM_WAIT, 1_000, 300_000)
         await job.changed.wait(lambda: bool(job.chunks) or job.final, wait / 1000)
@@ -92,14 +92,14 @@ def client_api(api: Routes, queue: Queue, workers: Workers) -> None:
 
     @api.post("/cancel/{job}")
     async def cancel(request: Request) -> Response:
-        """Stop a job wherever it is. One that has ended stays as it is."""
+        """Cancel a job that waits or runs. One that has ended stays as it is."""
         job = find(request)
         queue.cancel(job)
         return answer(encode({"id": job.id, "status": job.status}))
 
     @api.post("/retry/{job}")
     async def retry(request: Request) -> Response:
-        """Queue a job again that failed or timed out."""
+        """Queue a job again if it failed or timed out."""
         job = find(request)
         if job.status not in ("FAILED", "TIMED_OUT"):
             raise HTTPException(400, f"job is {job.status}: only a FAILED or TIMED_OUT job can be retried")
@@ -127,10 +127,10 @@ def client_api(api: Routes, queue: Queue, workers: Workers) -> None:
 
 
 def checked(body: Body) -> Body:
-    """Return ``body`` if it is a request that a worker can be given; answer 400 otherwise."""
+    """Return ``body`` if it is a valid request for a job; answer 400 otherwise."""
     content = body.content
     if content.get("input") is None:
-        raise HTTPException(400, "bad request: body: input is missing")
+        raise HTTPException(400, "bad request: body: input is missing or null")
     if not isinstance(content.get("webhook", ""), str | None):
         raise HTTPException(400, "bad request: body: webhook must be a URL")
     check_depth(body)
@@ -145,13 +145,13 @@ def checked(body: Body) -> Body:
 
 
 async def _post(url: str, state: bytes) -> None:
-    """Tell a webhook; try again as the platform does (docs, serverless/endpoints/send-requests) unless it says 200."""
+    """Send a final state to a webhook, again unless it answers 200 (docs, serverless/endpoints/send-requests)."""
     async with httpx.AsyncClient(headers={"Content-Type": "application/json"}) as client:
         for left in reversed(range(WEBHOOK_TRIES)):
             try:
                 if (await client.post(url, content=state)).status_code == 200:
                     return
-            except Exception:  # noqa: S110  # whatever the address leads to, there is nobody here to tell
+            except Exception:  # noqa: S110  # the address is the caller's: nobody here could mend it
                 pass
             if left:
                 await asyncio.sleep(WEBHOOK_PAUSE)

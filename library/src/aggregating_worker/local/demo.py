@@ -1,4 +1,4 @@
-"""``aggregating-worker demo``: one job through the production loop, seen from the caller's side."""
+"""``aggregating-worker demo``: send one job to a worker in its production loop, and show what a caller gets."""
 
 import argparse
 import asyncio
@@ -15,23 +15,25 @@ import httpx
 from aggregating_worker.client import Client, Envelope
 from aggregating_worker.client.envelopes import aggregate, flatten, is_parts
 from aggregating_worker.local.job import FINAL
+from aggregating_worker.local.launch import NO_HANDLER
 from aggregating_worker.local.server import LocalEndpoint
 from aggregating_worker.local.worker_api import MAX_CHUNK
+from aggregating_worker.sentence import counted
 
 PATIENCE = 900.0
-"""Seconds for which a job's end is awaited; what a worker loads before its first can take most of them."""
+"""Seconds to wait for a job's end; before the first job, the worker may load a model for most of them."""
 HELD = 5_000
-"""Milliseconds for which the endpoint may hold an answer back: the worker is looked after between two."""
+"""Milliseconds for which the endpoint may hold an answer; after each, the demo checks that the worker is alive."""
 TEXT = 100
-"""Characters of a text that are shown whole."""
+"""Characters of a text that is shown whole."""
 ROWS = 20
 """Elements of a list that are shown."""
 LOG = 20
-"""Lines shown of the log of a worker that has ended."""
+"""Lines of the log that are shown when the worker has ended."""
 
 
 class Failed(Exception):
-    """What is wrong with this worker, in a sentence."""
+    """What is wrong with the worker, as a sentence."""
 
 
 class Demo:
@@ -43,7 +45,7 @@ class Demo:
         self._log = log
 
     def run(self, job: Any, folder: Path) -> str:
-        """Show what comes of ``job``, and save its files into ``folder``; return a sentence. Raises ``Failed``."""
+        """Send ``job``, show its results, and save its files into ``folder``; return a sentence. Raises ``Failed``."""
         began = time.monotonic()
         submitted = self._call("POST", "/run", job)
         print(f"POST /run       {submitted}")
@@ -51,17 +53,17 @@ class Demo:
         envelopes = self._output("/status", self._call("GET", f"/status/{submitted['id']}"))
         print(f"GET  /status    COMPLETED, the aggregate:\n{shown(envelopes, indent=2)}")
         again = self._output("/runsync", self._call("POST", f"/runsync?wait={HELD}", job))
-        print(f"POST /runsync   COMPLETED, {len(again)} results")
+        print(f"POST /runsync   COMPLETED, {counted(len(again), 'result')}")
         _compare(streamed, envelopes, again)
         saved = asyncio.run(_saved(envelopes, self._endpoint.base_url, folder))
         check_items("/run", saved)
         check_items("/runsync", again)
-        sentence = "The stream and the aggregate are the same list, and /runsync has an envelope for each item too."
+        sentence = "The stream and the aggregate are the same list, and /runsync has an envelope for each item, too."
         files = len([*folder.glob("*")])
         return f"{sentence}\nFiles of the results: {files}, in {folder}" if files else sentence
 
     def _follow(self, job_id: str, began: float) -> list[Any]:
-        """Print what is streamed, as it comes; return it without the parts of items."""
+        """Print the stream as it comes; return its envelopes, without the parts of items."""
         results: list[Any] = []
         while True:
             state = self._call("GET", f"/stream/{job_id}?wait={HELD}")
@@ -76,71 +78,71 @@ class Demo:
             self._check(began)
 
     def _output(self, path: str, state: dict[str, Any]) -> list[Envelope]:
-        """Return what comes of the job that is in ``state`` now, one envelope for each item."""
+        """Wait for the job that is in ``state`` now, and return one envelope for each item."""
         began = time.monotonic()
         while state["status"] not in FINAL:
             self._check(began)
             state = self._call("GET", f"/status-sync/{state['id']}?wait={HELD}")
         if state["status"] != "COMPLETED":
-            raise Failed(f"{path}: the job ended {state['status']}.")
+            raise Failed(f"{path}: the job is {state['status']}, not COMPLETED. The worker's log: {self._log}")
         try:
             return aggregate(state.get("output"), None, None)
         except ValueError as error:
             raise Failed(f"{path}: the job is done, but {error}.") from None
 
     def _check(self, began: float) -> None:
-        """Raise ``Failed`` if nothing more can come of a job, or too much time has passed."""
+        """Raise ``Failed`` if the worker has ended, or too much time has passed."""
         if not self._endpoint.workers.alive:
             lines = self._log.read_text(errors="replace").splitlines()
             print("The end of the worker's log:", *lines[-LOG:], sep="\n")
-            raise Failed("The worker ended before it took the job: its log, above, says why.")
+            raise Failed("The worker ended before it took the job: its log above says why.")
         if time.monotonic() - began > PATIENCE:
-            raise Failed(f"The job has not ended within {PATIENCE:.0f} s: the worker's log may say why.")
+            raise Failed(f"The job has not ended within {PATIENCE:.0f} s. The worker's log: {self._log}")
 
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = self._http.request(method, path, json=body).json()
         except (httpx.HTTPError, ValueError) as error:
-            raise Failed(f"{path} was not answered: {error}") from None
+            raise Failed(f"{path} got no answer: {error}") from None
         if "error" in answer:
             raise Failed(f"{path} failed: {short(answer['error'])}. The worker's log: {self._log}")
         return answer
 
 
 def _compare(streamed: list[Any], envelopes: list[Envelope], again: list[Envelope]) -> None:
-    """Raise ``Failed`` unless a job's stream had its ``envelopes``, and another's are of the same items.
+    """Raise ``Failed`` unless a job's stream had its ``envelopes``, and the second job has them for the same items.
 
-    What is over the limit of a chunk is not on the stream. What two jobs make of an item may differ.
+    An envelope over the limit of a chunk is not on the stream. The two jobs may give an item different results.
     """
     seen = [each.get("index") if isinstance(each, dict) else None for each in streamed]
     if streamed != [each for each in envelopes if each["index"] in seen or len(json.dumps(each)) < MAX_CHUNK]:
         raise Failed("The stream and the aggregate of the same job differ.")
     if [each["index"] for each in again] != [each["index"] for each in envelopes]:
-        raise Failed("/runsync has not one envelope for each item, as /run has.")
+        raise Failed("/run and /runsync do not have envelopes for the same items.")
 
 
 def check_items(path: str, envelopes: list[Envelope]) -> None:
-    """Raise ``Failed`` if an item has, with how many have and why the first."""
+    """Raise ``Failed`` if an item failed; it says how many, and why the first one did."""
     if failed := [each for each in envelopes if not each["success"]]:
         index, why = failed[0]["index"], failed[0]["failure"]
-        words = f"{path}: {len(failed)} of {len(envelopes)} items failed. Item {index}"
+        words = f"{path}: {len(failed)} of {counted(len(envelopes), 'item')} failed. Item {index}"
         raise Failed(f"{words}: {short(why['type'])}: {short(why['message'])}")
 
 
 async def _saved(envelopes: list[Envelope], base_url: str, folder: Path) -> list[Envelope]:
-    """Return ``envelopes`` with what a bucket has of them, and with their files in ``folder``."""
+    """Return ``envelopes`` with the results that are in a bucket, and with their files saved in ``folder``."""
     async with Client("local", api_key="local", base_url=base_url) as client:
         return [each async for each in client.fetched(envelopes, lambda each: client.save_files(each, folder))]
 
 
 def shown(value: Any, indent: int | None = None) -> str:
-    """Return ``value`` as JSON that a person reads; what a terminal could not show is escaped."""
+    """Return ``value`` as JSON for a person; characters that the terminal cannot show are escaped."""
     text = json.dumps(short(value), ensure_ascii=False, indent=indent)
     return text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding)
 
 
 def short(value: Any) -> Any:
-    """Return ``value`` as it is shown: of what is long, the beginning and the size."""
+    """Return ``value`` as it is shown: of a long text or list, the beginning and the size."""
     match value:
         case str() if len(value) > TEXT:
             return f"{value[: TEXT // 2]}... ({len(value):,} characters)"
@@ -156,6 +158,8 @@ def short(value: Any) -> Any:
 def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Failed(f"There is no {file.name} in this folder: write a job into it, as the README shows.") from None
     except ValueError as error:
         raise Failed(f"{file.name} is not JSON: {error}") from None
 
@@ -166,10 +170,12 @@ def _interrupt(*_: object) -> NoReturn:
 
 def main(argv: list[str]) -> None:
     """Send ``test_input.json`` with /run, follow its stream, compare it with /status; then with /runsync."""
-    what = "The job in test_input.json through a worker of the handler.py here, in its production loop."
+    what = "Send the job in test_input.json to a worker of this folder's handler.py, in its production loop."
     argparse.ArgumentParser(prog="aggregating-worker demo", description=what).parse_args(argv[1:])
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, _interrupt)
+    if not Path("handler.py").is_file():
+        sys.exit(f"{NO_HANDLER}.")
     try:
         job = _read(Path("test_input.json"))
         folder = Path(tempfile.mkdtemp(prefix="demo-"))
@@ -189,4 +195,3 @@ def main(argv: list[str]) -> None:
     except (Failed, OSError) as error:
         sys.exit(str(error))
     print(sentence)
-

@@ -1,4 +1,4 @@
-"""What an open page is told: the news of the latest jobs, no more than a person can look at, at the page's own pace."""
+"""What is sent to an open page: the latest jobs and results, as many as a person can look at, as fast as it reads."""
 
 import asyncio
 import json
@@ -13,24 +13,24 @@ from aggregating_worker.local.job import Job
 from aggregating_worker.local.queue import Queue
 
 JOBS = 50
-"""Jobs shown: the latest to change."""
+"""Jobs shown: those that changed last."""
 RESULTS = 100
 """Results shown of a job: the latest."""
 PREVIEW = 2_000
-"""Characters shown of a result: its beginning, or the end of one that grows."""
+"""Characters shown of a result: its beginning, or its end while it is still growing."""
 FILES = 40_000_000
-"""Characters of files, in base64, that a page is given of a job at once: those of the latest results."""
+"""Characters of files, in base64, that a page is sent at once for a job; the latest results come first."""
 PAUSE = 0.2
-"""Seconds between two lots of news."""
+"""Seconds between two updates."""
 PATIENCE = 10.0
-"""Seconds until nothing more is kept for a page that has stopped reading; it connects again when it wakes up."""
+"""Seconds after which a page that does not read is dropped; it connects again when it wakes up."""
 TOO_DEEP = "nested too deeply to be shown"
 
 _encoder = json.JSONEncoder(ensure_ascii=False)
 
 
 class Card:
-    """A job as one page knows it, and the results that the page is yet to be told."""
+    """A job as one page knows it, and the results that are still to be sent to the page."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -43,7 +43,7 @@ class Card:
         self.add(so_far(job))
 
     def add(self, results: Iterable[Any], after: float | None = None) -> None:
-        """Note ``results``, which arrived ``after`` so many seconds; None if nobody knows."""
+        """Note ``results``, which arrived ``after`` this many seconds of work; None if unknown."""
         for result in results:
             if is_parts(result):
                 self._grow(result["index"], result["parts"])
@@ -61,7 +61,7 @@ class Card:
             del self.growing[next(iter(self.growing))]
 
     def news(self) -> dict[str, Any]:
-        """Return what to show, with what has come since the last call; ``age`` and other times are milliseconds."""
+        """Return what to show, with the results since the last call; ``age`` and other times are milliseconds."""
         job, result = self.job, read(b"{" + self.job.outcome + b"}")
         results = [line(*each) for each in self.results]
         room = FILES
@@ -88,9 +88,9 @@ class Card:
 
 
 class Feed:
-    """The news for one open page: what ``counts()`` returns, and each job that has changed, until ``ending()`` holds.
+    """The updates for one open page: what ``counts()`` returns, and each job that changed, until ``ending()`` is true.
 
-    It looks at what passes through ``queue`` and takes nothing out: a caller's ``/stream`` is complete.
+    It only watches ``queue``, so that a caller's ``/stream`` still gets every chunk.
     """
 
     def __init__(self, queue: Queue, counts: Callable[[], dict[str, Any]], ending: Callable[[], bool]) -> None:
@@ -102,7 +102,7 @@ class Feed:
         self._lost = False
 
     async def lines(self) -> AsyncIterator[str]:
-        """Yield the news as lines of JSON: the counts, which have no ``id``, then the jobs."""
+        """Yield the updates as lines of JSON: the counts, which have no ``id``, then the jobs."""
         for job in [*self._queue.jobs.values()][-JOBS:]:
             self._see(job)
         self._queue.watchers.append(self._see)
@@ -125,18 +125,18 @@ class Feed:
             return
         card = self._cards.pop(job.id, None)
         if card is None or job.status == "IN_QUEUE" or (job.final and card.count < len(results_of(so_far(job)))):
-            # New to this page, begun anew, or with results that were too large for the stream or fetched before.
+            # New to this page, started again, or with results that were too large for the stream or fetched before.
             card = Card(job)
         else:
             card.add(results_in(map(output_of, chunk)), time.monotonic() - (job.taken or job.queued))
         card.told = False
         self._cards[job.id] = card
         if len(self._cards) > JOBS:
-            del self._cards[next(iter(self._cards))]  # the first has been still for longest
+            del self._cards[next(iter(self._cards))]  # the one that has not changed for longest
 
 
 def so_far(job: Job) -> list[Any]:
-    """Return what has come of ``job`` and is still here: all, in its output, or what no caller has fetched."""
+    """Return the results of ``job`` that are here: all in its output once it has ended, else those not fetched yet."""
     if job.final and "output" in (result := read(b"{" + job.outcome + b"}")):
         output = result["output"]
         return results_in(output if isinstance(output, list) else [output])
@@ -144,7 +144,7 @@ def so_far(job: Job) -> list[Any]:
 
 
 def read(text: bytes) -> dict[str, Any]:
-    """Return the ``output`` or the ``error`` in what a worker sent."""
+    """Return what a worker sent, with its ``output`` or its ``error``."""
     try:
         content: dict[str, Any] = json.loads(text)
     except RecursionError:
@@ -171,7 +171,7 @@ def results_of(results: Iterable[Any]) -> list[Any]:
 
 
 def is_envelope(result: Any) -> bool:
-    """Tell whether ``result`` is one item's outcome, as the README has it."""
+    """Tell whether ``result`` is an envelope, as the README describes it."""
     match result:
         case {"index": int(index), "success": bool()}:
             return 0 <= index < 1e9
@@ -179,7 +179,7 @@ def is_envelope(result: Any) -> bool:
 
 
 def line(index: int, after: float | None, result: Any) -> dict[str, Any]:
-    """Return what to show of a result and its files; ``success`` is None where the worker does not say."""
+    """Return what to show of a result and its files; ``success`` is None if the worker does not say."""
     success = result["success"] if is_envelope(result) else None
     match result:
         case {"result": content} if success:
@@ -193,14 +193,14 @@ def line(index: int, after: float | None, result: Any) -> dict[str, Any]:
 
 
 def without_data(content: Any) -> Any:
-    """Return ``content``, with what its files are and not what is in them."""
+    """Return ``content`` without the data of its files; their types and sizes stay."""
     for file in files_of(content):
         file.pop("data", None)
     return content
 
 
 def preview(content: Any) -> str:
-    """Return the beginning of a text, or of anything else as JSON; the rest is not encoded."""
+    """Return the beginning of a text, or of anything else as JSON, of which the rest is not encoded."""
     text = ""
     try:
         for part in [content] if isinstance(content, str) else _encoder.iterencode(content):
@@ -213,5 +213,5 @@ def preview(content: Any) -> str:
 
 
 def encoded(news: dict[str, Any]) -> str:
-    """Return ``news`` as a line in ASCII, as which any text survives."""
+    """Return ``news`` as a line of ASCII, which any text survives."""
     return json.dumps(news) + "\n"

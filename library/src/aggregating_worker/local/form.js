@@ -11,7 +11,7 @@ function options(schema) {
   return schema.enum ?? ("const" in schema ? [schema.const] : undefined);
 }
 
-// The kinds of control; the first that suits a field's schema and its value (undefined: none yet) is taken.
+// The kinds of control. A field gets the first that suits its schema and its value (undefined if it has none).
 const KINDS = [
   {
     suits: (schema, value) => (value === undefined ? options(schema) : options(schema)?.includes(value)),
@@ -50,7 +50,7 @@ const KINDS = [
   },
 ];
 
-let fields = []; // those shown
+let fields = []; // the fields that are shown
 
 /** Whether there is a field for everything in `input`. */
 export function holds(schema, input) {
@@ -81,7 +81,7 @@ export function show(place, schema, input) {
   place.replaceChildren(...fields.map(({ row }) => row));
 }
 
-/** The input in the fields; a blank one is left out, so that the worker's default applies. Throws if one is no JSON. */
+/** The input in the fields, without blank ones: the worker has defaults for these. Throws if a field is not JSON. */
 export function read() {
   const filled = fields.filter(({ control }) => control.value.trim() !== "");
   return Object.fromEntries(filled.map(({ name, kind, control }) => {

@@ -1,4 +1,4 @@
-"""What a browser's form is made of: the JSON schema of ``task.Input``, read in a process of its own, and an example."""
+"""The data for the page's form: the JSON schema of ``task.Input``, read in a process of its own, and an example."""
 
 import asyncio
 import json
@@ -24,14 +24,14 @@ except BaseException as error:
     found = {"why": f"task.Input cannot be read ({type(error).__name__}: {str(error)[:300]})."}
 answer.write(json.dumps(found))
 answer.flush()
-os._exit(0)  # whatever threads the task has started
+os._exit(0)  # even if the task has started threads
 """
 
 
 class Form:
-    """The form for the input of the ``task.py`` in ``project``, which is imported under ``env`` when first asked for.
+    """The form for the input of the ``task.py`` in ``project``, which is imported with ``env`` when a page asks.
 
-    ``project`` is None for workers that run something else. An import that fails is tried again when next asked for.
+    ``project`` is None if the workers run another command. A failed import is tried again the next time.
     """
 
     def __init__(self, project: Path | None, env: Mapping[str, str]) -> None:
@@ -40,17 +40,17 @@ class Form:
         self._schema: dict[str, Any] = {}
         self._reading = asyncio.Lock()
         self.edition = 0
-        """How often it has changed."""
+        """How often the task has changed; the page asks again when it grows."""
 
     def reload(self) -> None:
-        """Read the task anew when next asked for."""
+        """Import the task again the next time a page asks."""
         self._schema = {}
         self.edition += 1
 
     async def read(self) -> dict[str, Any]:
         """Return an ``example`` of an input, and its ``schema`` or a sentence ``why`` there is none."""
         if self._project is None:
-            return {"why": "The workers run another command than this project's handler.py.", "example": {}}
+            return {"why": "The workers run a command of their own: there is no task.Input here.", "example": {}}
         async with self._reading:
             found = self._schema or await self._ask(self._project)
             if "schema" in found:
@@ -76,14 +76,14 @@ class Form:
                 answer.seek(0)
                 found: dict[str, Any] = json.load(answer)
             except TimeoutError:
-                return {"why": f"task.py was not imported within {SECONDS:.0f} s."}
+                return {"why": f"Importing task.py took more than {SECONDS:.0f} s."}
             except ValueError:
-                return {"why": "task.py ends the process that imports it."}
+                return {"why": "task.py ended the process that imported it."}
             else:
                 return found
             finally:
                 with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # and whatever the task has started
+                    os.killpg(process.pid, signal.SIGKILL)  # with all that the task has started
                 await process.wait()
 
 

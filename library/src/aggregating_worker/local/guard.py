@@ -1,4 +1,4 @@
-"""Who is let in: whoever calls this machine by its own name, from no other site, and has the key."""
+"""Decides who may call: with the key, by this machine's own name, and not from another site's page."""
 
 import re
 from collections.abc import Callable
@@ -16,9 +16,9 @@ ORIGIN = rf"http://{LOCAL}"
 
 
 class Guard:
-    """Answers 403 to a browser that came by another name (DNS rebinding) or from a page of another site.
+    """Answers 403 to a browser that uses another name (DNS rebinding) or comes from a page of another site.
 
-    ``host`` is what workers call this machine. Pages of this machine may call, and are answered their preflights.
+    ``host`` is the name by which workers call this machine. Pages served by this machine may call (CORS).
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
@@ -44,7 +44,7 @@ class Guard:
 
 
 def key_check(api_key: str | None) -> Callable[[Request], None]:
-    """Return what answers 401 to a request without a key: ``api_key``, or any if that is None.
+    """Return a function that answers 401 to a request without the key ``api_key``, or without any if that is None.
 
     The key comes as it is or after ``Bearer``: the platform's documentation shows both.
     """

@@ -1,4 +1,4 @@
-"""One request, and all that has come of it. What was sent is kept as the JSON that came, and goes out so."""
+"""A job: its request and its results, which are kept and passed on as the JSON that came."""
 
 import asyncio
 import time
@@ -13,34 +13,34 @@ from typing import Any
 from aggregating_worker.local.body import Body, encode, members
 
 GIVEN = frozenset(("input", "webhook", "webhookV2", "s3Config"))
-"""What a worker is given of a request, beside the id; unknown members are dropped, and the policy is the queue's."""
+"""The members of a request that a worker is given, beside the id. The policy is for the queue, others are dropped."""
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 BOOTED = time.time() - time.monotonic()
-"""What makes a date of a moment."""
+"""Added to ``time.monotonic()``, it gives a date."""
 OWN_BYTES = 4_096
-"""What a job takes beside what was sent, roughly."""
+"""Bytes of memory for a job beside its request and results, roughly."""
 
 
 class Signal:
-    """Wakes whoever waits for something to become true, on one event loop."""
+    """Wakes those who wait for a condition, on one event loop."""
 
     def __init__(self) -> None:
         self._changed: asyncio.Event | None = None
         self._ended = False
 
     def end(self) -> None:
-        """Keep nobody waiting, from now on."""
+        """Let nobody wait from now on."""
         self._ended = True
         self.notify()
 
     def notify(self) -> None:
-        """Have all waiters look again."""
+        """Have all who wait look at their conditions again."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None
 
     async def wait(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Return once ``condition()`` holds, ``seconds`` have passed, or there is nothing more to wait for."""
+        """Return once ``condition()`` holds, ``seconds`` have passed, or ``end`` was called."""
         if condition():
             return
         with suppress(TimeoutError):
@@ -60,7 +60,7 @@ class Job:
     policy: dict[str, float]
     webhook: str | None
     items: int | None
-    """How many items it has, if it has a list of them."""
+    """The number of items, if the input has a list of them."""
     batch: str | None = None
     id: str = ""
     status: str = "IN_QUEUE"
@@ -73,7 +73,7 @@ class Job:
     chunks: deque[bytes] = field(default_factory=deque)
     """Each as ``{"output": …}``, until a caller fetches it."""
     size: int = OWN_BYTES
-    """Bytes that it keeps."""
+    """Bytes of memory that it takes."""
     changed: Signal = field(default_factory=Signal)
     expiry: asyncio.TimerHandle | None = None
     timer: asyncio.TimerHandle | None = None
@@ -98,7 +98,7 @@ class Job:
 
     @property
     def final(self) -> bool:
-        """Whether nothing more can come of it."""
+        """Whether it has ended."""
         return self.status in FINAL
 
     def limit(self, name: str, milliseconds: int) -> float:
@@ -106,7 +106,7 @@ class Job:
         return self.policy.get(name, milliseconds) / 1000
 
     def facts(self) -> dict[str, Any]:
-        """Return its state without what came of it; ``delayTime`` and ``executionTime`` are milliseconds."""
+        """Return its state without its results; ``delayTime`` and ``executionTime`` are milliseconds."""
         facts: dict[str, Any] = {"id": self.id, "status": self.status}
         if self.taken is not None:
             facts |= {"delayTime": round((self.taken - self.queued) * 1000), "workerId": self.worker}
@@ -121,7 +121,7 @@ class Job:
         return join(self.facts(), self.outcome)
 
     def listed(self) -> bytes:
-        """Return what the list of a batch's requests says of it."""
+        """Return its entry in the list of a batch's requests."""
         times = {"startedAt": self.taken, "completedAt": self.ended}
         shown = {name: _date(moment) for name, moment in times.items() if moment is not None}
         return join({"id": self.id, "status": self.status, **shown}, self.outcome)

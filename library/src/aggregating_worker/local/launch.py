@@ -1,4 +1,4 @@
-"""What a worker is: a process of this machine, or a container of an image."""
+"""How a worker is started: as a process of this machine, or as a container of an image."""
 
 import asyncio
 import shutil
@@ -8,17 +8,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+NO_HANDLER = "There is no handler.py in this folder: run this in a worker's project"
 SDK_STATE = ".runpod_jobs.pkl"
-"""Where SDKs 1.7.12 to 1.10.0 keep the jobs in hand (``worker_state.py``): in the folder that they are started in."""
+"""Where SDKs 1.7.12 to 1.10.0 keep their jobs (``worker_state.py``), in the folder in which they are started."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command that is a worker while it runs."""
+    """A command that runs a worker."""
 
     arguments: Sequence[str]
     host = "127.0.0.1"
-    """Where the worker finds this machine."""
+    """This machine's name for the worker."""
 
     def line(self, name: str, variables: Iterable[str]) -> Sequence[str]:
         """Return the command of the worker ``name``; it inherits ``variables``."""
@@ -26,7 +27,7 @@ class Command:
         return self.arguments
 
     def folder(self, project: Path) -> Path:
-        """Make a worker a folder of its own to run in, with links to all that is in ``project``."""
+        """Make a folder for one worker to run in, with links to everything in ``project``."""
         folder = Path(tempfile.mkdtemp(prefix="worker-"))
         for entry in project.iterdir():
             if not entry.name.startswith(SDK_STATE):
@@ -34,7 +35,7 @@ class Command:
         return folder
 
     async def clear(self, name: str, folder: Path) -> None:
-        """Remove what is left of the worker ``name`` once its command has ended: its folder, not what links lead to."""
+        """Remove the folder of a worker whose command has ended, but not the files to which its links lead."""
         del name
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -46,20 +47,20 @@ class Image:
     name: str
     options: Sequence[str] = ()
     host = "127.0.0.1" if sys.platform == "linux" else "host.docker.internal"
-    """Where the worker finds this machine: Docker Desktop runs containers in a machine of their own."""
+    """This machine's name for the worker: Docker Desktop runs containers in a virtual machine."""
 
     def line(self, name: str, variables: Iterable[str]) -> Sequence[str]:
-        """Return the command of the container ``name``; it is given ``variables`` out of the command's environment."""
+        """Return the command that runs the container ``name`` and passes it ``variables`` from its own environment."""
         network = ["--network", "host"] if sys.platform == "linux" else []
         passed = [part for variable in variables for part in ("--env", variable)]
         return ["docker", "run", "--rm", "--name", name, *network, *passed, *self.options, self.name]
 
     def folder(self, project: Path) -> Path:
-        """Return where ``docker run`` is called: the container has files of its own."""
+        """Return the folder in which to call ``docker run``; the container has its own files."""
         return project
 
     async def clear(self, name: str, folder: Path) -> None:
-        """Remove the container ``name`` if it is there: it outlives a command that was killed."""
+        """Remove the container ``name``, which is still there if the ``docker run`` command was killed."""
         del folder
         quiet = asyncio.subprocess.DEVNULL
         removal = await asyncio.create_subprocess_exec(

@@ -1,5 +1,5 @@
-// The page: the feed's news as counts and cards, and the form that submits a job. Whatever comes in is only ever text,
-// or a picture that came whole: nothing is loaded from an address outside.
+// The page: counts and cards, kept up to date by the feed, and the form that submits a job. What comes in is shown as
+// text, or as a picture that came with its data: nothing is loaded from an address outside.
 
 import * as form from "./form.js";
 
@@ -17,11 +17,11 @@ const BATCH = {
   ENDED: ["✓", "completed", "COMPLETED"],
   CANCELLED: ["–", "cancelled"],
 };
-const PICTURE = /^image\/(avif|bmp|gif|jpeg|png|webp)$/; // what is shown; SVG, which can do things, is not
-const OPEN = 3; // cards that are open unless a person closes them: the latest
+const PICTURE = /^image\/(avif|bmp|gif|jpeg|png|webp)$/; // these are shown; SVG is not, since it can hold scripts
+const OPEN = 3; // the latest cards are open unless a person closes them
 
-const cards = new Map(); // by job id, the one that has been still for longest first
-let limits; // of what is shown
+const cards = new Map(); // by job id; the one that has not changed for longest is first
+let limits; // how much is shown
 let submitted; // the id of the job that this page submitted last
 let edition = 0; // of the form
 let schema; // of the input; undefined where it can only be written as JSON
@@ -43,7 +43,7 @@ function duration(milliseconds) {
 }
 
 function call(path, options) {
-  const key = sessionStorage.getItem("key") ?? "page"; // any will do where the endpoint was given none
+  const key = sessionStorage.getItem("key") ?? "page"; // without a key of its own, the endpoint takes any
   return fetch(path, { ...options, cache: "no-store", headers: { Authorization: `Bearer ${key}` } });
 }
 
@@ -68,7 +68,7 @@ async function read(feed) {
     if (done) return;
     connection("live", "Live");
     rest += value;
-    if (!value.includes("\n")) continue; // of a line of many megabytes, each piece is looked at once
+    if (!value.includes("\n")) continue; // so that a line of many megabytes is split only once
     const lines = rest.split("\n");
     rest = lines.pop();
     for (const news of lines.map((line) => JSON.parse(line))) (news.id ? tell : count)(news);
@@ -147,7 +147,7 @@ function tell(news) {
     const [id, { card }] = cards.entries().next().value;
     cards.delete(id);
     discard(card);
-    put($("#bounds"), `The latest ${counted(limits.jobs, "job")} to change are shown.`);
+    put($("#bounds"), `Only the ${counted(limits.jobs, "job")} that changed last are shown.`);
   }
   entry.news = news;
   entry.queued = performance.now() - news.age;
@@ -164,7 +164,7 @@ function addCard(id) {
   $(".id", card).textContent = id;
   $("summary", card).addEventListener("click", () => (card.dataset.touched = true));
   $(".cancel", card).addEventListener("click", () => {
-    call(`v2/local/cancel/${id}`, { method: "POST" }).catch(() => {}); // the connection's line says what is wrong
+    call(`v2/local/cancel/${id}`, { method: "POST" }).catch(() => {}); // the line on the connection says what is wrong
     $("summary", card).focus();
   });
   $("#jobs").prepend(card);
@@ -201,7 +201,7 @@ function tally({ status, items, count }) {
 
 function facts({ status, workerId, delayTime, retries }) {
   const taken = status !== "IN_QUEUE" && workerId && `${workerId}, after ${duration(delayTime)} in the queue`;
-  const lost = retries && `given back to the queue ${counted(retries, "time")}: its worker ended`;
+  const lost = retries && `given back to the queue ${counted(retries, "time")} because its worker ended`;
   return [taken, lost].filter(Boolean).join(" · ");
 }
 
@@ -222,7 +222,7 @@ function drawResults(card, { fresh, results, growing, count }) {
   while (list.children.length > limits.results) discard(list.firstElementChild);
   list.hidden = !list.children.length;
   const earlier = count - list.querySelectorAll(":not([data-growing]) > .index").length;
-  put($(".earlier", card), earlier > 0 ? `${counted(earlier, "earlier result")} not shown: /status has them.` : "");
+  put($(".earlier", card), earlier > 0 ? `${counted(earlier, "earlier result")} not shown: see /status.` : "");
   if (followed) list.scrollTop = list.scrollHeight;
 }
 
@@ -251,7 +251,7 @@ function drawResult({ index, after, success, text, files }) {
   return item;
 }
 
-// A file to save, and a picture to look at. What is elsewhere is fetched by nobody but the person who follows the link.
+// A file to save, and to look at if it is a picture. One in a bucket is fetched only when a person follows the link.
 function drawFile({ name, content_type, bytes, data, url }) {
   const file = copy("#file");
   const link = $("a", file);
@@ -261,7 +261,7 @@ function drawFile({ name, content_type, bytes, data, url }) {
   if (/^https?:/.test(url)) Object.assign(link, { href: url, target: "_blank", rel: "noreferrer" });
   const content = data === undefined ? null : decoded(data);
   if (!content) {
-    put($(".why", file), url === undefined ? "not shown: /status has it" : "in a bucket");
+    put($(".why", file), url === undefined ? "not shown: see /status" : "in a bucket");
     return file;
   }
   const shown = PICTURE.test(content_type);
@@ -286,7 +286,7 @@ function size(bytes) {
   return `${(bytes / 1_000_000).toPrecision(3)} MB`;
 }
 
-// Take an element off the page, and give back the memory that its files take.
+// Take an element off the page, and free the memory of its files.
 function discard(element) {
   for (const link of element.querySelectorAll("[href^='blob:']")) URL.revokeObjectURL(link.href);
   element.remove();
@@ -294,8 +294,8 @@ function discard(element) {
 
 async function load() {
   const found = await call("form").then((answer) => answer.json()).catch((error) => ({ why: error.message }));
-  const { example = {}, why = "The form has no field for some of test_input.json." } = found;
-  if (schema && JSON.stringify(schema) === JSON.stringify(found.schema)) return; // what has been typed still fits
+  const { example = {}, why = "The form has no field for a part of test_input.json." } = found;
+  if (schema && JSON.stringify(schema) === JSON.stringify(found.schema)) return; // keep what has been typed
   schema = found.schema;
   const shown = form.holds(schema, example);
   if (shown) form.show($("#fields"), schema, example);
@@ -308,11 +308,11 @@ async function load() {
 
 function edit(asJson) {
   $("#edit-json").checked = asJson;
-  $("#as-json").hidden = $("#as-json").disabled = !asJson; // disabled: what is not seen is not required
+  $("#as-json").hidden = $("#as-json").disabled = !asJson; // disabled, since a hidden field must not be required
   $("#fields").hidden = $("#fields").disabled = asJson;
 }
 
-// What the person has filled in, as JSON; as it is written there, since JavaScript would round large numbers.
+// The input as JSON. What was written as JSON is sent as it is: JavaScript would round large numbers.
 function input(asJson) {
   if (!asJson) return JSON.stringify(form.read(), null, 2);
   JSON.parse($("#json").value);
@@ -321,11 +321,11 @@ function input(asJson) {
 
 function toggle() {
   const asJson = $("#edit-json").checked;
-  $("#edit-json").checked = !asJson; // until it is known that it can be
+  $("#edit-json").checked = !asJson; // until it has worked
   const written = input(!asJson);
   if (asJson) $("#json").value = written;
   else if (form.holds(schema, JSON.parse(written))) form.show($("#fields"), schema, JSON.parse(written));
-  else throw new Error("The form has no field for some of this.");
+  else throw new Error("The form has no field for a part of this.");
   edit(asJson);
 }
 
@@ -334,7 +334,7 @@ async function submit() {
   $("#run").disabled = true;
   const answer = await call("v2/local/run", { method: "POST", body })
     .then((answer) => answer.json())
-    .catch(() => ({ error: "The endpoint does not answer: the job is not submitted." }))
+    .catch(() => ({ error: "The endpoint does not answer: the job was not submitted." }))
     .finally(() => ($("#run").disabled = false));
   if (answer.error) throw new Error(answer.error);
   submitted = answer.id;

@@ -1,4 +1,4 @@
-"""The endpoint's face in a browser: its page, what the page's form is made of, the feed that keeps it up to date."""
+"""The endpoint's page for a browser: its files, the data for its form, and the feed that keeps it up to date."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from aggregating_worker.local.batch import Batches
+from aggregating_worker.local.batch import BatchQueue
 from aggregating_worker.local.body import answer, encode
 from aggregating_worker.local.client_api import count
 from aggregating_worker.local.feed import Feed
@@ -34,7 +34,7 @@ HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff
 
 
 def page_files(api: Routes) -> None:
-    """Add the page itself to ``api``: it is for anyone, and asks for the key."""
+    """Add the page's files to ``api``. Anyone may have them; the page asks for the key."""
     for path, file in FILES.items():
 
         async def show(_: Request, file: tuple[str, str] = file) -> Response:
@@ -45,9 +45,9 @@ def page_files(api: Routes) -> None:
 
 
 def page_api(
-    api: Routes, queue: Queue, workers: Workers, batches: Batches, form: Form, ending: Callable[[], bool]
+    api: Routes, queue: Queue, workers: Workers, batches: BatchQueue, form: Form, ending: Callable[[], bool]
 ) -> None:
-    """Add what the page fetches to ``api``; its feeds end once ``ending()`` holds."""
+    """Add the routes from which the page fetches to ``api``; feeds end once ``ending()`` is true."""
 
     def counts() -> dict[str, Any]:
         return {**count(queue, workers), "batches": batches.states(BATCHES), "form": form.edition}

@@ -1,4 +1,4 @@
-"""The jobs of one endpoint and the states they pass through (Runpod docs, serverless/endpoints/job-states)."""
+"""The jobs of one endpoint, from state to state (Runpod docs, serverless/endpoints/job-states)."""
 
 import asyncio
 import time
@@ -11,18 +11,18 @@ from aggregating_worker.local.job import Job, Signal
 from aggregating_worker.local.stops import Stops
 
 RETRIES = 3
-"""How often a job whose worker died goes back to the queue before it fails; a job that kills workers must end."""
+"""How often a job goes back to the queue when its worker dies; then it fails, or it would kill workers for ever."""
 KEPT_FOR = {"run": 1_800.0, "runsync": 60.0, "batch": 604_800.0}
-"""Seconds that a finished job can be asked for (Runpod docs, serverless/endpoints/send-requests)."""
+"""Seconds that an ended job is kept (Runpod docs, serverless/endpoints/send-requests)."""
 TTL = {"run": 86_400_000, "runsync": 86_400_000, "batch": 604_800_000}
-"""Milliseconds that a job lives, if its policy does not say."""
+"""Milliseconds that a job is kept from its submission on, if its policy does not say."""
 MEMORY = 512 * 2**20
-"""Bytes of requests and results that are kept; the oldest results go first, before their time."""
+"""Bytes of requests and results that are kept at most; the jobs that ended first are dropped for new ones."""
 DROPPED = b'"error":"The result is gone: the local endpoint keeps the latest 512 MiB."'
 
 
 class Full(Exception):
-    """There is no room for another job until some have ended."""
+    """There is no room for another job until others have ended."""
 
 
 class Queue:
@@ -34,7 +34,7 @@ class Queue:
         self.stops = Stops()
         self.on_final: Callable[[Job], None] = lambda _: None
         self.watchers: list[Callable[..., None]] = []
-        """Called with each job that changes, and with the chunk if it is one that came."""
+        """Each is called with every job that changes, and with its new chunk if it has one."""
         self._memory = memory
         self._used = 0
         self._waiting: OrderedDict[str, Job] = OrderedDict()
@@ -46,7 +46,7 @@ class Queue:
 
     @property
     def waiting(self) -> int:
-        """How many jobs no worker has taken."""
+        """The number of jobs that no worker has taken."""
         return len(self._waiting)
 
     @property
@@ -75,13 +75,13 @@ class Queue:
             self.expire(job, job.limit("ttl", TTL[job.operation]))
 
     def expire(self, job: Job, seconds: float) -> None:
-        """Have a job, in whatever state, forgotten in so many ``seconds``."""
+        """Forget a job in ``seconds``, whatever its state is then."""
         if job.expiry is not None:
             job.expiry.cancel()
         job.expiry = asyncio.get_running_loop().call_later(seconds, self.forget, job)
 
     def retry(self, job: Job) -> None:
-        """Queue a failed job again, without what came of it."""
+        """Queue a failed job again, without its results."""
         self._ended.pop(job.id, None)
         self._settle(job, b"")
         job.retries = 0
@@ -90,14 +90,14 @@ class Queue:
         self._enqueue(job)
 
     def purge(self) -> int:
-        """Drop the jobs that no worker has taken; return how many."""
+        """Cancel the jobs that no worker has taken; return how many."""
         purged = [*self._waiting.values()]
         for job in purged:
             self._end(job, "CANCELLED")
         return len(purged)
 
     def cancel(self, job: Job, status: str = "CANCELLED") -> None:
-        """End a job now, unless it has ended; a worker that has it is told to stop."""
+        """End a job now, unless it has ended; the worker that has it is told to stop."""
         if job.final:
             return
         if job.status == "IN_PROGRESS" and job.worker is not None:
@@ -105,10 +105,10 @@ class Queue:
         self._end(job, status)
 
     async def take(self, worker: str, most: int, seconds: float, gone: Callable[[], Awaitable[bool]]) -> list[Job]:
-        """Give ``worker`` up to ``most`` jobs, its share if others wait too, waiting up to ``seconds`` for one.
+        """Give ``worker`` up to ``most`` jobs, or its share if other workers wait too; wait up to ``seconds`` for one.
 
-        Who has waited longer comes first, also where a job has just come and he is yet to hear of it. ``gone`` tells
-        whether an asker who had to wait has hung up: a job handed to nobody would be lost.
+        The worker that has waited longest comes first, even if another asks before it has heard of a new job.
+        ``gone`` tells whether a worker that had to wait has hung up: a job given to it would be lost.
         """
         place = object()
         waits = len(self._waiting) <= len(self._asking)
@@ -119,12 +119,12 @@ class Queue:
             )
         finally:
             self._asking.remove(place)
-            self._arrived.notify()  # the others have moved up
+            self._arrived.notify()  # the others have moved up in the line
         if worker in self._retired:
             return []
         share = -(-len(self._waiting) // (len(self._asking) + 1))
         jobs = [self._waiting.popitem(last=False)[1] for _ in range(min(most, share))]
-        if waits and jobs:  # whoever asks meanwhile finds the next ones, and a cancelled job has ended
+        if waits and jobs:  # meanwhile, others may take the next jobs, and these may be cancelled
             hung_up = await gone()
             jobs = [job for job in jobs if job.status == "IN_QUEUE"]
             if hung_up:
@@ -140,7 +140,7 @@ class Queue:
         return jobs
 
     async def stopped(self, worker: str, seconds: float) -> list[str]:
-        """Return the ids of the jobs that ``worker`` should stop, waiting up to ``seconds`` for one."""
+        """Return the ids of the jobs that ``worker`` should stop; wait up to ``seconds`` for one."""
         return await self.stops.wait(worker, lambda: worker in self._retired, seconds)
 
     def stream(self, job: Job, chunk: bytes) -> None:
@@ -152,13 +152,13 @@ class Queue:
         self._tell(job, chunk)
 
     def drain(self, job: Job) -> list[bytes]:
-        """Return the chunks that no caller has fetched, once."""
+        """Return the chunks that no caller has fetched yet, and keep them no longer."""
         chunks = [*job.chunks]
         self._clear(job)
         return chunks
 
     def done(self, job: Job, outcome: bytes, status: str) -> None:
-        """Take a worker's answer, its members as JSON: a progress update (``status`` ``IN_PROGRESS``), or the end."""
+        """Take a worker's answer, as JSON without braces: progress if ``status`` is ``IN_PROGRESS``, else the end."""
         self._settle(job, outcome)
         if status == "IN_PROGRESS":
             self._tell(job)
@@ -166,7 +166,7 @@ class Queue:
             self._end(job, status)
 
     def forget(self, job: Job) -> None:
-        """Drop a job and what came of it, in whatever state."""
+        """Drop a job and its results, whatever its state is."""
         self.cancel(job)
         for timer in (job.expiry, job.timer):
             if timer is not None:
@@ -175,21 +175,21 @@ class Queue:
         if self.jobs.pop(job.id, None):
             self._used -= job.size
             job.chunks.clear()
-            job.outcome = DROPPED  # for whoever still holds it
+            job.outcome = DROPPED  # for those who still hold the job
 
     def fits(self, size: int) -> bool:
-        """Make room for ``size`` bytes by forgetting what ended first; return whether there is as much."""
+        """Make room for ``size`` bytes by forgetting the jobs that ended first; return whether there is enough."""
         while self._used + size > self._memory and self._ended:
             self.forget(next(iter(self._ended.values())))
         return self._used + size <= self._memory
 
     def close(self) -> None:
-        """Answer all who wait for something: the endpoint is about to stop."""
+        """Answer all who wait: the endpoint is about to stop."""
         for signal in (self._arrived, self.stops.changed, *(job.changed for job in self.jobs.values())):
             signal.end()
 
     def retire(self, worker: str) -> None:
-        """Hand ``worker`` no more jobs, and answer its polls at once, so that it can exit."""
+        """Give ``worker`` no more jobs, and answer its polls at once, so that it can exit."""
         self._retired.add(worker)
         self._arrived.notify()
         self.stops.changed.notify()

@@ -1,6 +1,6 @@
-"""Tables of routes, each behind a check of its own; the way from a request to its route; what is in its query."""
+"""Tables of routes, each with its own check of who calls, and the router that finds a request's route."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import NamedTuple
@@ -11,11 +11,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from aggregating_worker.local.body import answer, encode
-from aggregating_worker.local.rate_limits import Endpoint, RateLimits
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Route(NamedTuple):
-    """What answers ``method`` on ``path``, in which ``{name}`` stands for a segment."""
+    """The function that answers ``method`` on ``path``, in which ``{name}`` stands for any segment."""
 
     method: str
     path: str
@@ -24,15 +25,15 @@ class Route(NamedTuple):
 
 @dataclass
 class Place:
-    """A place in the tree of paths: what may follow, and what answers here, by method."""
+    """A place in the tree of paths: the segments that may follow, and the functions that answer here, by method."""
 
     named: "dict[str, Place]" = field(default_factory=dict)
     variable: "tuple[str, Place] | None" = None
-    """What any other segment leads to, and its name."""
+    """The name for any other segment, and the place to which it leads."""
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
 
     def at(self, segment: str) -> "Place":
-        """Return what follows at ``segment`` of a route's path, made if it is new."""
+        """Return the place to which ``segment`` of a route's path leads; it is made if it is new."""
         if not segment.startswith("{"):
             return self.named.setdefault(segment, Place())
         if self.variable is None:
@@ -41,9 +42,9 @@ class Place:
 
 
 class Router:
-    """Leads each request to its one of ``routes``, and answers with a sentence what that refuses.
+    """Gives each request to its route, and answers with a sentence if there is none or the route refuses it.
 
-    Starlette's own tries one route after another, in Python: every result of every job comes by here.
+    Starlette's own router tries one route after another, in Python, which is slow: every result passes through here.
     """
 
     def __init__(self, routes: list[Route]) -> None:
@@ -82,13 +83,12 @@ class Router:
 
 
 class Routes:
-    """Collects routes under ``prefix``; ``check`` raises what it answers to a request that is not let in."""
+    """Collects routes under ``prefix``; ``check`` raises an ``HTTPException`` for a request that may not call them."""
 
-    def __init__(self, prefix: str, check: Callable[[Request], None], limits: RateLimits | None = None) -> None:
+    def __init__(self, prefix: str, check: Callable[[Request], None]) -> None:
         self.routes: list[Route] = []
         self._prefix = prefix
         self._check = check
-        self._limits = limits
 
     def get(self, path: str) -> Callable[[Endpoint], None]:
         return self._add(path, ["GET"])
@@ -97,7 +97,7 @@ class Routes:
         return self._add(path, ["POST"])
 
     def any(self, path: str) -> Callable[[Endpoint], None]:
-        """Take GET and POST: the platform's documentation shows both for what tells a job's state."""
+        """Take GET and POST: the platform's documentation shows both for reading a job's state."""
         return self._add(path, ["GET", "POST"])
 
     def put(self, path: str) -> Callable[[Endpoint], None]:
@@ -107,14 +107,10 @@ class Routes:
         return self._add(path, ["DELETE"])
 
     def _add(self, path: str, methods: list[str]) -> Callable[[Endpoint], None]:
-        operation = path.split("/")[1]
-
         def add(endpoint: Endpoint) -> None:
-            act = self._limits.around(operation, endpoint) if self._limits else endpoint
-
             async def checked(request: Request) -> Response:
                 self._check(request)
-                return await act(request)
+                return await endpoint(request)
 
             self.routes.extend(Route(method, self._prefix + path, checked) for method in methods)
 
@@ -122,7 +118,7 @@ class Routes:
 
 
 def number(request: Request, name: str, default: int, least: int, most: int) -> int:
-    """Return the number ``name`` of the query; answer 400 to one that is not from ``least`` to ``most``."""
+    """Return the number ``name`` in the query; answer 400 if it is not from ``least`` to ``most``."""
     text = request.query_params.get(name)
     if text is None:
         return default

@@ -1,23 +1,25 @@
-"""``aggregating-worker serve``: serve an endpoint for this project's worker, or for any other."""
+"""``aggregating-worker serve``: a local endpoint for this project's worker, or for any other."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 
-from aggregating_worker.local.launch import Image
+from aggregating_worker.local.launch import NO_HANDLER, Image
 from aggregating_worker.local.server import LocalEndpoint
 from aggregating_worker.local.workers import GRACE
 
 
 def main(argv: list[str]) -> None:
-    """Serve until interrupted; exit 1 with a sentence if the port is taken or no worker starts."""
+    """Serve until interrupted; exit 1 with a sentence if the endpoint or its workers cannot start."""
     parser = argparse.ArgumentParser(
         prog="aggregating-worker serve",
-        usage="%(prog)s [--port PORT] [--workers COUNT] [--batch-workers COUNT] [--distance MS] [--rate-limits] "
-        "[--reload] [-- COMMAND … | --image NAME [-- OPTION …]]",
-        description="Runpod's job API and worker protocol on this machine, with workers in their production loop.",
+        usage="%(prog)s [--port PORT] [--workers COUNT] [--batch-workers COUNT] [--distance MS] [--reload] "
+        "[-- COMMAND … | --image NAME [-- OPTION …]]",
+        description="Serve Runpod's job API on this machine, with workers in their production loop.",
     )
     parser.add_argument("--port", type=_port, default=8000, help="port to serve on; 0 takes a free one (default: 8000)")
     parser.add_argument("--workers", type=_count, default=1, help="workers to keep alive (default: 1)")
@@ -25,18 +27,19 @@ def main(argv: list[str]) -> None:
         "--batch-workers", type=_count, default=1, help="workers to start with the first batch (default: 1)"
     )
     parser.add_argument("--reload", action="store_true", help="restart the workers when their code or data changes")
-    parser.add_argument("--rate-limits", action="store_true", help="answer 429 where the platform would")
-    parser.add_argument("--distance", type=_milliseconds, default=0, help="round-trip time in ms to add (default: 0)")
+    parser.add_argument("--distance", type=_milliseconds, default=0, help="ms to add to each answer (default: 0)")
     parser.add_argument("--image", help="run this image's workers instead of processes of this machine")
     parser.add_argument(
         "rest",
         nargs="*",
         metavar="…",
-        help="a worker's command (default: the handler.py here), or for docker run",
+        help="the worker's command (default: python handler.py); with --image, options for docker run",
     )
     arguments = parser.parse_args(argv[1:])
     if arguments.image and arguments.reload:
-        parser.error("--reload is for processes of this machine: an image does not change")
+        parser.error("--reload does not go with --image: the code in an image does not change")
+    if not (arguments.image or arguments.rest or Path("handler.py").is_file()):
+        sys.exit(f"{NO_HANDLER}, or give a command after --.")
 
     api_key = os.environ.get("RUNPOD_API_KEY")
     for ending in (signal.SIGTERM, signal.SIGHUP):  # as an exception, so that no worker outlives the endpoint
@@ -48,7 +51,6 @@ def main(argv: list[str]) -> None:
         port=arguments.port,
         api_key=api_key,
         distance=arguments.distance / 1000,
-        rate_limits=arguments.rate_limits,
         reload=arguments.reload,
     )
     try:
@@ -56,7 +58,7 @@ def main(argv: list[str]) -> None:
             print(
                 f"Endpoint   {endpoint.url}\n"
                 f"Page       {endpoint.page_url}\n"
-                f"Call it    curl -H 'Authorization: Bearer {'$RUNPOD_API_KEY' if api_key else 'local'}' "
+                f'Call it    curl -H "Authorization: Bearer {"$RUNPOD_API_KEY" if api_key else "local"}" '
                 f"{endpoint.url}/runsync -d @test_input.json\n"
                 f"SDK        RUNPOD_ENDPOINT_BASE_URL={endpoint.base_url}, endpoint id: local\n"
                 "Stop       Ctrl-C",
@@ -66,14 +68,16 @@ def main(argv: list[str]) -> None:
                 while endpoint.workers.alive or arguments.reload:
                     time.sleep(0.2)
             except KeyboardInterrupt:
-                print(f"Stopping: a job in hand has {GRACE:.0f} s to end.", flush=True)
+                print(f"Stopping: running jobs have {GRACE:.0f} s to end.", flush=True)
                 raise
     except KeyboardInterrupt:
         return
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            sys.exit(f"Port {arguments.port} is in use: choose another --port.")
         why = ": ".join(filter(None, (error.strerror or str(error), error.filename)))
-        sys.exit(f"The endpoint cannot start: {why}. Choose another --port, or check the command.")
-    sys.exit("No worker is left: each one exited before it asked for a job. Its output above says why.")
+        sys.exit(f"The endpoint cannot start: {why}. Check the --port, and the command that runs a worker.")
+    sys.exit("Every worker exited before it asked for a job: the output above says why.")
 
 
 def _port(text: str) -> int:
@@ -92,4 +96,3 @@ def _within(text: str, least: int, most: int) -> int:
     if not text.isdecimal() or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
     return int(text)
-

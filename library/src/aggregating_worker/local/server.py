@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from watchfiles import PythonFilter, awatch
 
-from aggregating_worker.local.batch import Batches
+from aggregating_worker.local.batch import BatchQueue
 from aggregating_worker.local.batch_api import batch_api
 from aggregating_worker.local.client_api import client_api
 from aggregating_worker.local.form import Form
@@ -22,30 +22,32 @@ from aggregating_worker.local.guard import Guard, key_check
 from aggregating_worker.local.launch import Command, Image
 from aggregating_worker.local.page import page_api, page_files
 from aggregating_worker.local.queue import Queue
-from aggregating_worker.local.rate_limits import RateLimits
 from aggregating_worker.local.routes import Router, Routes
 from aggregating_worker.local.worker_api import worker_api
-from aggregating_worker.local.workers import Worker, Workers
+from aggregating_worker.local.workers import WorkerProcess, Workers
 
 API = "/v2/local"
 DATA = (".json", ".toml", ".txt", ".yaml", ".yml")
-"""What a worker reads, besides code; what a client writes, such as ``.jsonl``, restarts none."""
+"""Files that a worker may read, besides code. Files that a client writes, such as ``.jsonl``, are not."""
 NOT_THEIRS = ("docs", "tests", "vendor")
+"""Folders that workers do not read."""
 KEEP_ALIVE = 75
-"""Seconds that a connection may rest. The SDK's HTTP client (aiohttp) uses one again that has rested for less than 15,
-and does not repeat a POST that met a closed one: a handler that blocks its loop would lose its result."""
+"""Seconds after which an idle connection is closed. The SDK's HTTP client (aiohttp) uses one again within 15 s, and
+does not repeat a POST that finds it closed: a handler that blocks its event loop would lose its result."""
 
 
 class LocalEndpoint:
     """An endpoint named ``local``, as a context manager; it serves from a thread of its own.
 
-    ``command`` is a worker while it runs (default: ``python handler.py``), with ``env`` added to its environment, in a
-    folder of its own with links to all that is in ``cwd`` (default: where this process is); or an ``Image`` is, in a container that is given ``env``. ``workers`` of them are kept
-    alive, and their output goes to ``log`` (None: where this process's goes). ``batch_workers`` more are started with
-    the first batch, for batches only.
-    ``port`` 0 takes a free one. Only ``api_key`` is let in, or any key if it is None. Every answer takes ``distance``
-    seconds longer, as if the endpoint were that far away. With ``rate_limits``, callers meet the platform's. With
-    ``reload``, other workers take over when a file in ``cwd`` changes that is theirs.
+    ``command`` runs a worker (default: ``python handler.py``), with ``env`` added to its environment, in a folder of
+    its own with links to everything in ``cwd`` (default: the current folder). An ``Image`` runs one in a container with
+    ``env``. ``workers`` of them are kept alive, and their output goes to ``log`` (default: this process's output).
+    ``batch_workers`` more are started with the first batch, for batches only.
+
+    ``port`` 0 takes a free one. Callers need ``api_key``, or any key if it is None. Every answer takes ``distance``
+    seconds longer, as if the endpoint were that far away. With ``reload``, workers are replaced when a file in ``cwd``
+    changes that they may read.
+
     Entering raises ``OSError`` if the port is taken or the command cannot be run.
     """
 
@@ -61,7 +63,6 @@ class LocalEndpoint:
         log: IO[bytes] | None = None,
         api_key: str | None = None,
         distance: float = 0,
-        rate_limits: bool = False,
         reload: bool = False,
     ) -> None:
         ours = isinstance(command, Image) or not command
@@ -71,28 +72,27 @@ class LocalEndpoint:
         self.workers = Workers(self.queue, launch, workers, cwd, env or {}, log)
         self.batch_queue = Queue()
         self.batch_workers = Workers(self.batch_queue, launch, batch_workers, cwd, env or {}, log, name="batch-worker")
-        self._batches = Batches(self.batch_queue)
+        self._batches = BatchQueue(self.batch_queue)
         self._form = Form(cwd if ours else None, env or {})
         self._host = launch.host
         self._port = port
         self._api_key = api_key
         self._distance = distance
-        self._limits = RateLimits() if rate_limits else None
         self._watched = cwd if reload else None
 
     @property
     def base_url(self) -> str:
-        """What ``RUNPOD_ENDPOINT_BASE_URL`` should be for the SDK's clients; the endpoint's id is ``local``."""
+        """The ``RUNPOD_ENDPOINT_BASE_URL`` for the SDK's clients; the endpoint's id is ``local``."""
         return f"http://127.0.0.1:{self._port}/v2"
 
     @property
     def page_url(self) -> str:
-        """Where a browser sees the queue, the workers and the results."""
+        """The address of the page for a browser."""
         return f"http://127.0.0.1:{self._port}/"
 
     @property
     def url(self) -> str:
-        """Where the job API is served."""
+        """The address of the job API."""
         return f"{self.base_url}/local"
 
     def __enter__(self) -> Self:
@@ -126,7 +126,7 @@ class LocalEndpoint:
             await serving
             watching.cancel()
 
-        # A daemon: an interrupt can come at any moment, and no thread that it leaves behind may keep the process alive.
+        # A daemon: if an interrupt leaves this thread behind, it must not keep the process alive.
         self._thread = threading.Thread(target=asyncio.run, args=(serve(),), name="local endpoint", daemon=True)
         try:
             self._thread.start()
@@ -140,12 +140,12 @@ class LocalEndpoint:
             raise
         return self
 
-    def terminate(self, worker: Worker) -> None:
+    def terminate(self, worker: WorkerProcess) -> None:
         """Ask a worker to finish its jobs and exit; ``worker.exited`` tells when. Any thread may call this."""
         self._loop.call_soon_threadsafe(self.workers.terminate, worker)
 
     def kill(self) -> None:
-        """End all workers now, whatever they have in hand. Any thread may call this."""
+        """End all workers now, even with a job in hand. Any thread may call this."""
         self._run(*(pool.kill() for pool in (self.workers, self.batch_workers)))
 
     def __exit__(
@@ -153,7 +153,7 @@ class LocalEndpoint:
     ) -> None:
         try:
             self._run(*(pool.stop() for pool in (self.workers, self.batch_workers)))
-        finally:  # a second interrupt, too, ends here: with every worker gone
+        finally:  # after a second interrupt, too, no worker may be left
             self.kill()
             for queue in (self.queue, self.batch_queue):
                 self._loop.call_soon_threadsafe(queue.close)
@@ -175,11 +175,11 @@ class LocalEndpoint:
                 for each in (self.workers, self.batch_workers, self._form):
                     each.reload()
         except OSError as error:
-            print(f"Changes are not seen any more, restart to see them: {error}", file=sys.stderr)
+            print(f"--reload sees no changes any more ({error}): start the endpoint again.", file=sys.stderr)
 
     def _app(self) -> ASGIApp:
         check_key = key_check(self._api_key)
-        workers, callers = Routes(API, lambda _: None), Routes(API, check_key, self._limits)
+        workers, callers = Routes(API, lambda _: None), Routes(API, check_key)
         worker_api(workers, lambda worker_id: self.workers.find(worker_id) or self.batch_workers.find(worker_id))
         client_api(callers, self.queue, self.workers)
         batch_api(callers, self._batches)

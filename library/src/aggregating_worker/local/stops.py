@@ -1,4 +1,4 @@
-"""The jobs that workers are to stop, and the workers that do not."""
+"""The jobs that workers should stop, and what happens to a worker that does not."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 from aggregating_worker.local.job import Signal
 
 TIMES = 3
-"""How often a worker is told: the SDK (1.12.0, ``rp_scale``) ignores it until it has begun the job, up to 0.1 s after
-taking it."""
+"""How often a worker is told: the SDK (1.12.0, ``rp_scale``) ignores a stop for a job that it has taken but not begun,
+which takes up to 0.1 s."""
 PAUSE = 0.5
-"""Seconds from one time to the next."""
+"""Seconds between two of these."""
 GRACE = 10.0
-"""Seconds that a worker has to stop a job once it has been told for the last time; more than two of its pings."""
+"""Seconds that a worker has to stop a job after the last of these: more than two of its pings."""
 
 
 @dataclass
 class Stop:
-    """One job that a worker is to stop."""
+    """One job that a worker should stop."""
 
     left: int
-    """How often the worker will be told yet."""
+    """How often the worker is still to be told."""
     timer: asyncio.TimerHandle
 
 
 class Stops:
-    """What is to be stopped, by worker; ``on_ignored`` is called with a worker that has not done so after ``GRACE``.
+    """The jobs to stop, by worker; ``on_ignored`` is called with a worker that has not stopped one after ``GRACE``.
 
-    The protocol has no answer to a stop: a worker has followed it when it says that it has no such job in hand.
+    A worker does not answer a stop. It has stopped the job when its next ping does not name that job.
     """
 
     def __init__(self) -> None:
@@ -38,11 +38,11 @@ class Stops:
 
     @property
     def open(self) -> bool:
-        """Whether there is anything that a worker has yet to stop."""
+        """Whether any worker has a job that it should stop."""
         return bool(self._stops)
 
     def stop(self, worker: str, job_id: str, times: int = TIMES) -> None:
-        """Tell ``worker`` to stop the job, for so many ``times``, and wait until it has."""
+        """Tell ``worker`` this many ``times`` to stop the job; then it has ``GRACE`` to do so."""
         later = asyncio.get_running_loop().call_later
         self._said.setdefault(worker, []).append(job_id)
         self.changed.notify()
@@ -51,22 +51,22 @@ class Stops:
         self._stops.setdefault(worker, {})[job_id] = Stop(left, timer)
 
     async def wait(self, worker: str, ends: Callable[[], bool], seconds: float) -> list[str]:
-        """Return the jobs that ``worker`` should stop, waiting for one until ``seconds`` have passed or ``ends()``."""
+        """Return the jobs that ``worker`` should stop; wait for one until ``seconds`` have passed or ``ends()``."""
         await self.changed.wait(lambda: worker in self._said or ends(), seconds)
         return self._said.pop(worker, [])
 
     def heeded(self, worker: str, in_hand: Collection[str] = ()) -> None:
-        """Note that ``worker`` says it has only the jobs ``in_hand``; what it says before it was told is nothing."""
+        """Note that ``worker`` has only the jobs ``in_hand``; it counts once it was told for the last time."""
         for job_id, stop in list(self._stops.get(worker, {}).items()):
             if not stop.left and job_id not in in_hand:
                 self._drop(worker, job_id)
 
     def take(self, worker: str, job_id: str) -> None:
-        """Say no more: ``worker`` has been given the job again, and would stop that."""
+        """Drop the stop: ``worker`` is given the job again, and would stop its new run."""
         self._drop(worker, job_id)
 
     def forget(self, worker: str) -> None:
-        """Forget a worker that is gone."""
+        """Forget the stops for a worker that is gone."""
         for job_id in list(self._stops.get(worker, ())):
             self._drop(worker, job_id)
 

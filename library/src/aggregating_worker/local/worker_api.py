@@ -1,6 +1,6 @@
-"""What the SDK sees: the worker protocol, as runpod 1.12.0 speaks it.
+"""The worker protocol, for the SDK, as runpod 1.12.0 speaks it.
 
-Its side of it is in ``serverless/modules``: ``rp_job.py``, ``rp_http.py`` and ``rp_ping.py``.
+The SDK's side is in its ``serverless/modules``: ``rp_job.py``, ``rp_http.py`` and ``rp_ping.py``.
 """
 
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from aggregating_worker.local.body import Body, answer, encode, members, read
 from aggregating_worker.local.client_api import MAX_BODY
 from aggregating_worker.local.job import Job
 from aggregating_worker.local.routes import Routes, number
-from aggregating_worker.local.workers import Worker
+from aggregating_worker.local.workers import WorkerProcess
 
 MAX_CHUNK = 1_000_000
 """Bytes of one streamed chunk (Runpod docs, serverless/endpoints/operation-reference)."""
 ENVELOPE = len('{"output": }')
-"""Bytes that the SDK puts around a chunk; the limit is the chunk's."""
+"""Bytes that the SDK puts around a chunk; they do not count towards the limit."""
 PIECE = MAX_CHUNK // 12
-"""Characters of a text that are a chunk for certain: one is 12 bytes at most, as two escapes."""
+"""Characters of a text that surely fit into a chunk: as JSON, one takes at most 12 bytes (two escapes)."""
 POLL_SECONDS = 5.0
-"""How long a poll without news is held open. The SDK gives up after 90 s, and exits only between polls."""
+"""How long a poll waits for a job. The SDK gives up after 90 s, and can exit only between two polls."""
 
 
-def worker_api(api: Routes, find: Callable[[str], Worker | None]) -> None:
-    """Add the routes for workers, which ``find`` knows by their ids, to ``api``."""
+def worker_api(api: Routes, find: Callable[[str], WorkerProcess | None]) -> None:
+    """Add the routes for workers to ``api``; ``find`` returns a worker by its id."""
 
-    def asking(request: Request) -> Worker:
+    def asking(request: Request) -> WorkerProcess:
         worker = find(request.path_params["worker"])
         if worker and (
             worker.is_known_by(request.headers.get("authorization", ""))
@@ -37,8 +37,8 @@ def worker_api(api: Routes, find: Callable[[str], Worker | None]) -> None:
             return worker
         raise HTTPException(401, "unauthorized: this is for the endpoint's own workers")
 
-    async def posted(request: Request) -> tuple[Worker, Job, Body]:
-        """Return the job in hand, and what the worker says of it; answer 404 if the job is no longer its own."""
+    async def posted(request: Request) -> tuple[WorkerProcess, Job, Body]:
+        """Return the worker, its job, and what it says about it; answer 404 if the job is no longer this worker's."""
         worker = asking(request)
         job = worker.queue.jobs.get(request.path_params["job"])
         since = None if job is None else job.taken
@@ -61,7 +61,7 @@ def worker_api(api: Routes, find: Callable[[str], Worker | None]) -> None:
 
     @api.post("/job-stream/{worker}/{job}")
     async def job_stream(request: Request) -> Response:
-        """Take one chunk; a text that is too long for one becomes several."""
+        """Take one chunk; a text that is too long is split into several."""
         worker, job, body = await posted(request)
         output = body.content.get("output")
         if len(body.text) <= MAX_CHUNK + ENVELOPE:
@@ -75,7 +75,7 @@ def worker_api(api: Routes, find: Callable[[str], Worker | None]) -> None:
 
     @api.get("/job-take/{worker}")
     async def job_take(request: Request) -> Response:
-        """Hand out a job: a JSON object, or 204 if there is none."""
+        """Return a job as a JSON object, or 204 if there is none."""
         jobs = await take(request, 1)
         return answer(jobs[0]) if jobs else Response(status_code=204)
 
@@ -93,20 +93,20 @@ def worker_api(api: Routes, find: Callable[[str], Worker | None]) -> None:
 
     @api.get("/job-take-batch/{worker}")
     async def job_take_batch(request: Request) -> Response:
-        """Hand out up to ``batch_size`` jobs: a JSON list, or 204 if there is none."""
+        """Return up to ``batch_size`` jobs as a JSON list, or 204 if there is none."""
         jobs = await take(request, number(request, "batch_size", 1, 1, 1_000_000))
         return answer(b"[%s]" % b",".join(jobs)) if jobs else Response(status_code=204)
 
     @api.get("/job-stop/{worker}")
     async def job_stop(request: Request) -> Response:
-        """Name the jobs that the worker should stop; 204 if there is none."""
+        """Return the ids of the jobs that the worker should stop, or 204 if there is none."""
         worker = asking(request)
         stops = await worker.queue.stopped(worker.id, POLL_SECONDS)
         return answer(encode({"jobsToStop": stops})) if stops else Response(status_code=204)
 
     @api.get("/ping/{worker}")
     async def ping(request: Request) -> Response:
-        """Note which jobs the worker says it has in hand."""
+        """Note which jobs the worker has in hand."""
         worker = asking(request)
         worker.queue.stops.heeded(worker.id, request.query_params.get("job_id", "").split(","))
         return Response()

@@ -1,4 +1,4 @@
-"""The workers: started in their production mode, watched, replaced when they die, ask for it, or do not stop a job."""
+"""Starts the workers in production mode, and replaces those that die, ask for it, or do not stop a job when told."""
 
 import asyncio
 import ctypes
@@ -22,12 +22,12 @@ PR_SET_PDEATHSIG = 1
 GRACE = 20.0
 """Seconds that a worker has for its jobs after SIGTERM."""
 PING = 4.0
-"""Seconds between two pings, in which a worker names the jobs that it has in hand."""
+"""Seconds between two pings of a worker; each names the jobs that it has in hand."""
 
 
 @dataclass(eq=False)
-class Worker:
-    """One worker and the process that is it, or that stands for its container. It is ready from its first poll on."""
+class WorkerProcess:
+    """One worker: its process, or the ``docker run`` of its container. It is ready from its first poll on."""
 
     id: str
     secret: str
@@ -35,19 +35,19 @@ class Worker:
     process: asyncio.subprocess.Process
     pool: "Workers"
     exited: Future[int] = field(default_factory=Future)
-    """Its exit status, for whoever waits in another thread."""
+    """Its exit status, for those who wait in another thread."""
     ready: bool = False
     stopping: bool = False
     outdated: bool = False
-    """Whether the files have changed since it was started."""
+    """Whether the project's files have changed since it was started."""
 
     @property
     def queue(self) -> Queue:
-        """Where its jobs come from."""
+        """The queue from which it takes jobs."""
         return self.pool.queue
 
     def is_known_by(self, given: str) -> bool:
-        """Whether ``given`` is its secret."""
+        """Tell whether ``given`` is its secret."""
         return secrets.compare_digest(given.removeprefix("Bearer ").encode(), self.secret.encode())
 
     def seen(self) -> None:
@@ -56,24 +56,24 @@ class Worker:
         self.pool.launch_works |= not self.outdated
 
     def end(self) -> None:
-        """Ask it to finish what it has and exit."""
+        """Ask it to finish its jobs and exit."""
         self.queue.retire(self.id)
         with suppress(ProcessLookupError):
             self.process.terminate()
 
     def refresh(self) -> None:
-        """Have another take its place, once it has finished what it has or ``GRACE`` is over."""
+        """Replace it once it has finished its jobs, or after ``GRACE``."""
         self.end()
         asyncio.get_running_loop().call_later(GRACE, self.pool.replace, self.id)
 
     def kill(self) -> None:
-        """End it now, and whatever it has started."""
+        """End it now, with all processes that it has started."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class Workers:
-    """Keeps ``count`` workers polling ``queue``, replacing those that die once one has become ready."""
+    """Keeps ``count`` workers of ``queue`` alive. One that dies is replaced once any of them has been ready."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Workers:
         self.queue = queue
         self.unhealthy = 0
         self.launch_works = False
-        self._known: dict[str, Worker] = {}
+        self._known: dict[str, WorkerProcess] = {}
         self._launch = launch
         self._count = count
         self._cwd = cwd
@@ -104,7 +104,7 @@ class Workers:
         queue.stops.on_ignored = self.replace
 
     @property
-    def running(self) -> list[Worker]:
+    def running(self) -> list[WorkerProcess]:
         """The workers that have been started and have not ended."""
         return [*self._known.values()]
 
@@ -113,7 +113,7 @@ class Workers:
         """Whether any worker runs or is being replaced."""
         return bool(self._watchers)
 
-    def find(self, worker_id: str) -> Worker | None:
+    def find(self, worker_id: str) -> WorkerProcess | None:
         """Return a running worker by its id."""
         return self._known.get(worker_id)
 
@@ -144,7 +144,7 @@ class Workers:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                start_new_session=True,  # so that what the worker starts, the SDK's ping process first, ends with it
+                start_new_session=True,  # so that its children, such as the SDK's ping process, can be ended with it
                 preexec_fn=_end_with_the_endpoint if sys.platform == "linux" else None,
             )
         except OSError:
@@ -152,13 +152,13 @@ class Workers:
             raise
         finally:
             self._in_start -= 1
-        worker = self._known[worker_id] = Worker(worker_id, secret, folder, process, self)
+        worker = self._known[worker_id] = WorkerProcess(worker_id, secret, folder, process, self)
         if self._stopped:  # while the process was being started
             worker.kill()
         self._watchers.add(watcher := asyncio.create_task(self._watch(worker)))
         watcher.add_done_callback(self._watchers.discard)
 
-    async def _watch(self, worker: Worker) -> None:
+    async def _watch(self, worker: WorkerProcess) -> None:
         status = await worker.process.wait()
         worker.kill()
         await self._launch.clear(self._name(worker.id), worker.folder)
@@ -171,9 +171,9 @@ class Workers:
             self.unhealthy += 1
 
     def reload(self) -> None:
-        """Have workers of the files as they are now take over: from each once it has finished the jobs in its hands.
+        """Replace each worker, once it has finished its jobs, by one that reads the files as they are now.
 
-        What cannot start with them is not tried again until they change.
+        If none of these can start, they are not tried again until the files change.
         """
         if not self._started or self._stopped:
             return
@@ -190,17 +190,17 @@ class Workers:
         return f"local-{os.getpid()}-{self.port}-{worker_id}"
 
     def replace(self, worker_id: str) -> None:
-        """End a worker now, if it is still there; another takes its place."""
+        """End a worker now, if it is still there; it is replaced."""
         if worker := self.find(worker_id):
             worker.kill()
 
-    def terminate(self, worker: Worker) -> None:
+    def terminate(self, worker: WorkerProcess) -> None:
         """Ask a worker to finish its jobs and exit; it is not replaced."""
         worker.stopping = True
         worker.end()
 
     async def stop(self) -> None:
-        """End all workers: at once those with no job in hand, the others once it is delivered, or after ``GRACE``."""
+        """End all workers: those without a job at once, the others when theirs is delivered, or after ``GRACE``."""
         self._stopped = True
         for worker in self.running:
             self.terminate(worker)
@@ -235,8 +235,8 @@ class Workers:
 def protocol(url: str, worker_id: str, secret: str) -> dict[str, str]:
     """Return the variables with which the platform starts a worker; the SDK fills in the ``$`` names.
 
-    The SDK shows ``RUNPOD_AI_API_KEY`` with each request, unless ``runpod config`` has left another key here (1.12.0,
-    ``http_client.py``): then the secret stands in the addresses.
+    The SDK sends ``RUNPOD_AI_API_KEY`` with each request, unless ``runpod config`` has stored another key on this
+    machine (1.12.0, ``http_client.py``): then the secret goes into the addresses.
     """
     query = f"gpu=none&secret={secret}" if Path("~/.runpod/config.toml").expanduser().exists() else "gpu=none"
     return {
@@ -256,5 +256,5 @@ def protocol(url: str, worker_id: str, secret: str) -> dict[str, str]:
 
 
 def _end_with_the_endpoint() -> None:
-    """Have SIGTERM sent to this process when its parent dies: the SDK asks a dead endpoint again without a pause."""
+    """Have SIGTERM sent to this process when its parent dies: the SDK would poll a dead endpoint without a pause."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,1 +1,1 @@
-"""What becomes of an item's outcome on its way to the caller."""
+"""An item's outcome, made ready to be sent: encoded, its files taken, within the size of a response."""

@@ -1,4 +1,4 @@
-"""Files in a result: bytes, a path, a Pillow image. Inline as base64, or in the bucket under a URL of their own."""
+"""Files in a result: bytes, a path, a Pillow image. Each goes inline as base64, or to the bucket under its own URL."""
 
 import base64
 import dataclasses
@@ -17,39 +17,32 @@ import filetype
 from pydantic import BaseModel
 
 DEPTH = 255
-"""How deep a result is searched: deeper ones are refused by pydantic-core (2.41, ``serializers``)."""
+"""How deep a result is searched for files; pydantic-core (2.41, ``serializers``) refuses a deeper one."""
 UNKNOWN = "application/octet-stream"
 PLAIN = (str, int, float, bool, type(None))
 
-Place = Callable[[bytes, str, str], str | None]
-"""Stores a file's content, content type and name, or returns None for one that goes inline."""
+Store = Callable[[bytes, str, str], str | None]
+"""Stores a file, given its content, content type and name, and returns its URL; None if it is to go inline."""
 
 
 class NotAFile(Exception):
-    """What stands in a result for a file and is none."""
+    """A path or an image in a result cannot be sent as a file."""
 
 
 class File:
-    """A file in a result: ``content`` is what the task returned, then bytes, or a Pillow image until it is encoded."""
+    """A file in a result: ``content`` is what the task returned; after ``take`` and ``encode``, it is bytes."""
 
     def __init__(self, content: Any) -> None:
         self.content = content
         self.name = ""
         self.image_format = ""
 
-    @property
-    def words(self) -> str:
-        """What it is, for a person."""
-        if isinstance(self.content, bytes):
-            return f"{self.name or 'a file'} of {len(self.content)} bytes"
-        return f"an image of {self.content.width} × {self.content.height}, mode {self.content.mode}"
-
     def take(self) -> None:
-        """Copy it, where the task returned it: what it was made from may be another item's soon. Blocks."""
+        """Copy the content, before the task can use the same path or buffer for its next item. Blocks."""
         if isinstance(self.content, Path):
             try:
                 if not stat.S_ISREG(self.content.stat().st_mode):  # a pipe or a device may have no end
-                    raise NotAFile(f"{self.content} cannot be returned as a file: it is none.")
+                    raise NotAFile(f"{self.content} cannot be returned as a file: it is not a regular one.")
                 self.name, self.content = self.content.name, self.content.read_bytes()
             except OSError as error:
                 raise NotAFile(f"{self.content} cannot be returned as a file: {error.strerror}.") from None
@@ -62,17 +55,18 @@ class File:
             self.content = self.content.copy()
 
     def encode(self) -> None:
-        """Make bytes of an image. Blocks."""
+        """Encode an image. Blocks."""
         if not isinstance(self.content, bytes):
             buffer = io.BytesIO()
             try:
                 self.content.save(buffer, self.image_format)
             except Exception as error:
-                raise NotAFile(f"{self.words}, could not be encoded as {self.image_format}: {error}.") from error
+                image = f"an image of {self.content.width} × {self.content.height}, mode {self.content.mode}"
+                raise NotAFile(f"{image}, could not be encoded as {self.image_format}: {error}.") from error
             self.content = buffer.getvalue()
 
     def kind(self) -> tuple[str, str]:
-        """Return its content type and extension: by its content first, then by its name."""
+        """Return its content type and extension, told by its content or else by its name."""
         if found := filetype.guess(self.content):
             return found.mime, found.extension
         named, _ = mimetypes.guess_type(self.name)
@@ -81,22 +75,23 @@ class File:
 
 @dataclass(eq=False)
 class Unencoded:
-    """A result with files in it: ``value``, with each of ``files`` in its place."""
+    """A result with files in it: in ``value``, a ``File`` stands for each of them."""
 
     value: Any
     files: list[File]
     stored: bool = False
-    """Whether one of them went to the bucket."""
+    """Whether one of the files went to the bucket."""
 
     def take(self) -> None:
         """Copy the files. Raises ``NotAFile``; blocks."""
         for file in self.files:
             file.take()
 
-    def encode(self, place: Place, to_json: Callable[[Any, Callable[[Any], Any]], bytes]) -> bytes:
-        """Return the result as JSON. Raises ``NotAFile``, what ``place`` raises and what ``to_json`` raises; blocks.
+    def encode(self, store: Store, to_json: Callable[[Any, Callable[[Any], Any]], bytes]) -> bytes:
+        """Return the result as JSON. Raises ``NotAFile`` and what ``store`` and ``to_json`` raise; blocks.
 
-        ``data`` is put into the JSON at the end, so that a large file is not held in form after form.
+        The files' base64 is put into the JSON last: encoded with the rest, a large file would be in memory several
+        times over.
         """
         mark = f"file-{uuid4().hex}-"
         inline: list[bytes] = []
@@ -105,7 +100,7 @@ class Unencoded:
             file.encode()
             content_type, extension = file.kind()
             body: dict[str, Any] = {"content_type": content_type, "bytes": len(file.content)}
-            if url := place(file.content, content_type, f"{number}.{extension}"):
+            if url := store(file.content, content_type, f"{number}.{extension}"):
                 body["url"] = url
                 self.stored = True
             else:
@@ -119,8 +114,8 @@ class Unencoded:
 
 
 def find(value: object) -> Unencoded | None:
-    """Return ``value`` with its files found, at any depth of containers, models and dataclasses; None without any."""
-    if isinstance(value, PLAIN):  # as most parts of items are
+    """Find the files in ``value``, at any depth of containers, models and dataclasses; None if there are none."""
+    if isinstance(value, PLAIN):  # as most parts of an item are
         return None
     files: list[File] = []
     found = _walk(value, files, [])
@@ -128,13 +123,13 @@ def find(value: object) -> Unencoded | None:
 
 
 def _walk(value: Any, files: list[File], path: list[int]) -> Any:
-    """Return ``value``, copied where there are files in it, with a ``File`` for each."""
+    """Return ``value`` with a ``File`` for each file; what has files in it is copied."""
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, bytes | bytearray | memoryview | io.BytesIO | Path) or _is_image(value):
         files.append(File(value))
         return files[-1]
-    if len(path) > DEPTH or id(value) in path:  # for the encoder to refuse
+    if len(path) > DEPTH or id(value) in path:  # the encoder refuses it
         return value
     path.append(id(value))
     before = len(files)
@@ -146,7 +141,7 @@ def _walk(value: Any, files: list[File], path: list[int]) -> Any:
         for inner in fields:
             _walk(inner, files, path)
         walked = value
-        if len(files) > before:  # what the model makes of itself decides, and not its fields
+        if len(files) > before:  # send what the model serializes to, not its fields
             del files[before:]
             walked = _walk(_dumped(value), files, path)
     else:
@@ -156,7 +151,7 @@ def _walk(value: Any, files: list[File], path: list[int]) -> Any:
 
 
 def _is_image(value: object) -> bool:
-    """Whether it is a Pillow image; where nobody has imported Pillow, nothing is."""
+    """Whether it is a Pillow image. If Pillow has not been imported, nothing is."""
     pillow = sys.modules.get("PIL.Image")
     return pillow is not None and isinstance(value, pillow.Image)
 

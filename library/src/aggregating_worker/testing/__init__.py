@@ -1,9 +1,5 @@
-"""A worker's promises, as tests of its owner's own task: a pytest plugin, and what its fixtures give.
+"""A worker's promises, as tests of its owner's own task.
 
-``plugin`` has the fixtures, ``caller`` is what calls a worker in them, ``promises`` are the tests, and ``planted`` is how
-faults get into a task that has none.
+``plugin`` has the fixtures for pytest, ``caller`` is who calls a worker in them, and ``promises`` are the tests. Faults
+get into a task by ``planted``, and between a worker and the platform by ``faulty``. ``sdk`` runs it all on other SDKs.
 """
-
-from aggregating_worker.testing.caller import Caller, Serve
-
-__all__ = ["Caller", "Serve"]

@@ -76,5 +76,3 @@ def off_runpod(**env: str) -> dict[str, str]:
 def _job(items: list[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Return a request; a job that no worker answers fails in 30 s instead of the platform's 10 minutes."""
     return {"input": {"items": items, **options}, "policy": {"executionTimeout": 30_000}}
-
-

@@ -11,7 +11,6 @@ import stamina
 from pydantic import ValidationError
 
 import task
-from tests.conftest import Serve
 
 Answer = Callable[[int, bytes], Awaitable[bytes | None]]
 
@@ -126,7 +125,3 @@ def test_without_a_service_the_sample_answers(monkeypatch: pytest.MonkeyPatch) -
 def test_a_job_cannot_choose_where_the_worker_connects() -> None:
     with pytest.raises(ValidationError, match="upstream_url"):
         task.Input.model_validate({"items": ["x"], "upstream_url": "http://169.254.169.254"})
-
-
-def test_the_test_input_succeeds_in_production(serve: Serve) -> None:
-    assert serve(UPSTREAM_URL="").send_test_input()

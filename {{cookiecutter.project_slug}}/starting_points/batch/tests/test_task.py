@@ -1,40 +1,14 @@
-"""Yours: what ``task.py`` promises, with a tiny random model that is loaded as a real one is: no download, no GPU."""
+"""Yours: what ``task.py`` promises, with the tiny model of ``conftest.py``."""
 
 from pathlib import Path
 
 import pytest
-import tokenizers
 import torch
-import transformers
 
 import task
-from tests.conftest import Serve
 
 MODEL = "tiny/classifier"
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a model where Runpod's model cache would have it."""
-    cache = tmp_path_factory.mktemp("hub")
-    folder = cache / "models--tiny--classifier" / "snapshots" / "0123abc"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "i", "love", "hate", "this", "product"]
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(words),
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        intermediate_size=8,
-        max_position_embeddings=16,
-    )
-    transformers.BertForSequenceClassification(config).save_pretrained(folder)
-    return cache
+"""What ``conftest.py`` saves in the cache."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,8 +59,3 @@ def test_a_model_outside_the_cache_is_left_to_transformers(cache: Path, monkeypa
     monkeypatch.setattr(task, "MODEL_CACHE", cache)
     assert task.find_model("another/model") == "another/model"
     assert task.find_model(MODEL) == cache / "models--tiny--classifier" / "snapshots" / "0123abc"
-
-
-def test_the_test_input_succeeds_in_production(serve: Serve, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "MODEL_CACHE", cache)
-    assert serve(MODEL_ID=str(task.find_model(MODEL))).send_test_input()

@@ -4,7 +4,6 @@ import pytest
 from pydantic import ValidationError
 
 import task
-from tests.conftest import Serve
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +39,3 @@ def test_classify_names_the_topic_with_the_most_words(text: str, category: str, 
 def test_an_unknown_task_type_names_the_allowed_ones() -> None:
     with pytest.raises(ValidationError, match="'sentiment' or 'classify'"):
         task.Input.model_validate({"items": ["x"], "task_type": "poetry"})
-
-
-def test_the_test_input_succeeds_in_production(serve: Serve) -> None:
-    assert serve().send_test_input()

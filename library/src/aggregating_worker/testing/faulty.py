@@ -1,4 +1,4 @@
-"""A server between real workers and a real local endpoint, which does to the workers' requests what a test plans."""
+"""A server between real workers and a real local endpoint, which does to requests what a test plans."""
 
 import asyncio
 import io
@@ -9,16 +9,17 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Self
 
-from aggregating_worker.local.workers import protocol
 from aiohttp import ClientSession, web
+
+from aggregating_worker.local.workers import protocol
 
 Forward = Callable[[], Awaitable[web.Response]]
 """Hands the request on to the endpoint, and returns its answer."""
 Fault = Callable[[web.BaseRequest, Forward], Awaitable[web.StreamResponse]]
-"""What a request meets on its way."""
+"""Handles a request in the endpoint's place, or hands it on."""
 
 
-async def passes(request: web.BaseRequest, forward: Forward) -> web.Response:
+async def passes(_: web.BaseRequest, forward: Forward) -> web.Response:
     """Do nothing to it."""
     return await forward()
 
@@ -33,7 +34,7 @@ def answers(
 ) -> Fault:
     """Answer in the endpoint's place, which gets the request all the same if it ``arrives``."""
 
-    async def answer(request: web.BaseRequest, forward: Forward) -> web.Response:
+    async def answer(_: web.BaseRequest, forward: Forward) -> web.Response:
         if arrives:
             await forward()
         return web.Response(status=status, text=body, content_type=kind, headers=headers)

@@ -1,4 +1,4 @@
-"""A long list on its way: its items, what is done of them, and where it goes."""
+"""A long list on its way through an endpoint: its items, what is done of them, and where the results go."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -15,12 +15,12 @@ TRIES = 3
 """How often in a row items are submitted without a result for any of them."""
 
 Progress = Callable[[int, int, str], None]
-"""Called with how many items are done, how many there are, and what else there is to say."""
+"""Called with the number of items done, the number of all items, and a note to show beside them."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What ``map`` works on, in one way or the other."""
+class LongList:
+    """What ``map`` puts through the endpoint, in jobs or in Batch Jobs."""
 
     client: Client
     items: Items
@@ -34,34 +34,34 @@ class Work:
         return (index for index in range(len(self.items)) if index not in self.journal)
 
     def body(self, indices: Iterable[int], first: int | None = None) -> bytes:
-        """Return a request for the items at ``indices``, whose envelopes are numbered from ``first``."""
+        """Return a request for the items at ``indices``, with ``first`` as its ``first_index``."""
         return self.frame.body([self.items[index] for index in indices], first)
 
     async def save(self, envelope: Envelope) -> Envelope:
-        """Save the files of an envelope that has its index in the whole list, if there is a folder for them."""
+        """Save the envelope's files if there is a folder for them; its index must be the one in the whole list."""
         return await self.client.save_files(envelope, self.files) if self.files else envelope
 
     @staticmethod
     def crowded(envelope: Envelope) -> bool:
-        """Whether an item's result did not fit into the response."""
+        """Whether the item's result did not fit into its job's response."""
         return "failure" in envelope and envelope["failure"]["type"] == "OutputTooLarge"
 
     def record(self, envelope: Envelope, *, last: bool) -> None:
-        """Keep an envelope; of one whose result could not be fetched only at the ``last`` try."""
+        """Journal an envelope; if its result could not be fetched, only at the ``last`` try."""
         if last or "failure" not in envelope or envelope["failure"]["type"] != "ResultUnavailable":
             self.journal.record(envelope)
             self.show()
 
     def show(self, note: str = "") -> None:
-        """Say how far it is."""
+        """Report the progress."""
         self.progress(self.journal.done, len(self.items), note)
 
 
 async def all_of(tasks: Iterable[Coroutine[None, None, None]]) -> None:
-    """Run ``tasks`` side by side; the first fault cancels the others and is raised."""
+    """Run ``tasks`` side by side; the first error cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             for task in tasks:
                 group.create_task(task)
-    except ExceptionGroup as faults:
-        raise faults.exceptions[0] from None
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None

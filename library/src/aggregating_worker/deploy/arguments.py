@@ -1,0 +1,183 @@
+"""The command line of ``aggregating-worker deploy``, and what the project in this folder says where that is silent."""
+
+import argparse
+import json
+import os
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from pydantic import BaseModel, Field, PositiveInt
+
+from aggregating_worker.deploy.rest import DeployFailed, without_key
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments, each one that Runpod can take; None or empty where the command line says nothing."""
+
+    name: str | None
+    image: str | None
+    cpu: list[dict[str, Any]]
+    gpu: list[str]
+    workers: dict[str, int]
+    timeout: int | None
+    registry: str | None
+    env: dict[str, str]
+    typed: frozenset[str]
+    """The names in ``env`` whose values were typed. The other values are this machine's, and may be secrets."""
+    dry_run: bool
+
+
+class Hub(BaseModel):
+    """The ``config`` of ``.runpod/hub.json`` (docs, hub/publishing-guide), as far as an endpoint needs it."""
+
+    runs_on: Literal["CPU", "GPU"] = Field(alias="runsOn")
+    disk: PositiveInt = Field(alias="containerDiskInGb")
+    cpu_flavor: str = Field("", alias="cpuFlavor")
+    gpu_ids: str = Field("", alias="gpuIds")
+    gpu_count: PositiveInt = Field(1, alias="gpuCount")
+
+
+def read_arguments(argv: Sequence[str]) -> Arguments:
+    """Return the arguments in ``argv``; exit 2 with a sentence about one that Runpod could not take."""
+    given = _parser().parse_args(argv)
+    workers = {"min": given.workers_min, "max": given.workers_max, "idleTimeout": given.idle_timeout}
+    env = {name: (value, typed) for name, value, typed in given.env}
+    return Arguments(
+        name=given.name,
+        image=given.image,
+        cpu=[flavor for number, flavor in enumerate(given.cpu) if flavor not in given.cpu[:number]],
+        gpu=list(dict.fromkeys(given.gpu)),
+        workers={name: limit for name, limit in workers.items() if limit is not None},
+        timeout=given.timeout,
+        registry=given.registry,
+        env={name: value for name, (value, _) in env.items()},
+        typed=frozenset(name for name, (_, typed) in env.items() if typed),
+        dry_run=given.dry_run,
+    )
+
+
+def project_name() -> str:
+    """Return the project's name in ``pyproject.toml``. Raises ``DeployFailed``."""
+    try:
+        name = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
+    except (OSError, ValueError, KeyError):
+        raise DeployFailed("pyproject.toml does not name the project", "give --name") from None
+    return str(name)
+
+
+def project_image() -> str:
+    """Return the image that ``make image`` builds, from the ``Makefile``. Raises ``DeployFailed``."""
+    try:
+        found = re.search(r"^IMAGE *[:?]?= *(\S+)", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    except (OSError, ValueError):
+        found = None
+    if not found:
+        raise DeployFailed("The Makefile does not say IMAGE := registry/name", "give --image")
+    return found[1]
+
+
+def project_needs() -> dict[str, Any]:
+    """Return the disk and the CPU or GPU in ``.runpod/hub.json``, as the API spells them; without the file, nothing.
+
+    Raises ``DeployFailed``.
+    """
+    try:
+        text = Path(".runpod", "hub.json").read_text(encoding="utf-8")
+        hub = Hub.model_validate(json.loads(text)["config"])
+        if hub.runs_on == "CPU":
+            return {"disk": hub.disk, "cpu": [cpu_config(hub.cpu_flavor)]}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, argparse.ArgumentTypeError):
+        why = ".runpod/hub.json does not say what the worker runs on"
+        raise DeployFailed(why, "see Runpod's publishing guide for the Hub") from None
+    ids = [each.strip() for each in hub.gpu_ids.split(",")]
+    gpu: dict[str, Any] = {"pools": [each for each in ids if not each.startswith("-")], "count": hub.gpu_count}
+    if excluded := [each[1:] for each in ids if each.startswith("-")]:
+        gpu["excludedTypes"] = excluded
+    return {"disk": hub.disk, "gpu": gpu}
+
+
+def cpu_config(flavor: str) -> dict[str, Any]:
+    """Return ``flavor`` as the API spells it (schema ``CreateCpuConfig``). Raises ``argparse.ArgumentTypeError``.
+
+    ``cpu5c`` has 2 vCPUs; an instance ID of the documentation, such as ``cpu5c-4-8``, says how many. The memory follows
+    from the flavor.
+    """
+    match = re.fullmatch(r"([a-z0-9]+)(?:-([0-9]{1,3})(?:-[0-9]+)?)?", flavor)
+    vcpus = int(match[2] or 2) if match else 0
+    if not match or vcpus < 2 or vcpus.bit_count() != 1:
+        raise argparse.ArgumentTypeError(f"{flavor!r} is not a flavor such as cpu5c, or cpu5c-4-8 with 2, 4, 8 … vCPUs")
+    return {"id": match[1], "vcpuCount": vcpus}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="aggregating-worker deploy",
+        description="Create a Runpod endpoint, or update the one that has this name. An update changes the image and "
+        "what else the command line names; the rest stays as it is.",
+    )
+    add = parser.add_argument
+    add("--name", type=_name, help="the endpoint's name (default: the project's)")
+    add("--image", type=_word, help="the image that you pushed (default: IMAGE in the Makefile)")
+    compute = parser.add_mutually_exclusive_group().add_argument
+    several: dict[str, Any] = {"nargs": "+", "default": []}
+    hub = "(default: what .runpod/hub.json says)"
+    compute("--cpu", type=cpu_config, **several, metavar="FLAVOR", help=f"cpu5c (2 vCPUs), cpu5c-4-8 (4) … {hub}")
+    compute("--gpu", type=_word, **several, metavar="POOL", help=f"ADA_24 … {hub}")
+    add("--workers-min", type=_number(0), metavar="N", help="workers that are always on (default: 0)")
+    add("--workers-max", type=_number(0), metavar="N", help="workers at most (default: 3)")
+    add("--idle-timeout", type=_number(1, 3_600), metavar="SECONDS", help="until an idle worker stops (default: 10)")
+    add("--timeout", type=_number(5, 604_800), metavar="SECONDS", help="that a job may take (default: 600)")
+    add("--registry", type=_word, metavar="ID", help="your registry credential on Runpod, for a private image")
+    variable = "an environment variable for the workers; repeat it for more; without VALUE, this machine's value"
+    add("--env", type=_variable, action="append", default=[], metavar="NAME[=VALUE]", help=variable)
+    add("--dry-run", action="store_true", help="print the request and change nothing; needs no key")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        super().exit(status, without_key(message or ""))
+
+
+def _name(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name of one line")
+    return text
+
+
+def _word(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one word")
+    return text
+
+
+def _number(least: int, most: int | None = None) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= (most or int(text)):
+            limits = f"from {least} to {most}" if most else f"of {least} or more"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {limits}")
+        return int(text)
+
+    return number
+
+
+def _variable(text: str) -> tuple[str, str, bool]:
+    """Return a variable's name and value, and whether the value was typed. No message shows the value."""
+    name, typed, value = text.partition("=")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise argparse.ArgumentTypeError("give NAME=VALUE, or the NAME of a variable that is set here")
+    if not typed and name not in os.environ:
+        raise argparse.ArgumentTypeError(f"{name} is not set here: give {name}=VALUE")
+    value = value if typed else os.environ[name]
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"the value of {name} is not UTF-8") from None
+    return name, value, bool(typed)

@@ -1,0 +1,418 @@
+"""What a worker promises, tried on its owner's ``task.py`` and ``test_input.json``, through the SDK's production loop.
+
+A project takes them into a test file of its own: ``from aggregating_worker.testing.promises import *``. Each runs real
+workers behind a local endpoint; where a fault is needed, it is planted around the task, or between worker and endpoint.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import packages_distributions
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import pytest
+
+from aggregating_worker.client.envelopes import flatten, is_parts
+from aggregating_worker.local.server import LocalEndpoint
+from aggregating_worker.local.worker_api import MAX_CHUNK
+from aggregating_worker.sentence import counted
+from aggregating_worker.testing.caller import RUNNING, Caller, Serve, off_runpod
+from aggregating_worker.testing.faulty import Faulty
+from aggregating_worker.testing.planted import FAULTS, Faults, folder_with_faults
+
+pytestmark = pytest.mark.promise
+
+PATIENCE = 100.0
+"""Seconds for a job; then pytest's own limit would end the test, with the stacks of all threads."""
+SLOW = 2.0
+"""Seconds of an item from which a task is slow: twenty jobs of it would take too long."""
+SLOW_START = 20.0
+"""Seconds of a start from which no further worker is started: each promise about faults needs one or two."""
+OUTAGE = 2.0
+"""Seconds for which the platform is gone."""
+LOOKAHEAD = 4
+"""Items that the worker with planted faults begins before it has streamed the first."""
+SHORTEST = 100
+"""Bytes of the shortest failure at most, with what is around it."""
+EVENTS = 1_000_000
+"""The indices of one job with planted faults begin so far from those of another."""
+
+LOCAL_TEST = """
+import json, runpy, sys
+from aggregating_worker.intake import before_sdk
+before_sdk.prepare()
+from runpod.serverless.modules import rp_local
+run_job = rp_local.run_job
+async def noted(handler, job):
+    result = await run_job(handler, job)
+    with open(sys.argv.pop(), "w") as file:
+        json.dump(result, file)
+    return result
+rp_local.run_job = noted
+runpy.run_path("handler.py", run_name="__main__")
+"""
+"""The SDK's local test, whose result is also written to a file: the SDK prints it, shortened."""
+
+IMPORT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1:]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import task
+"""
+"""Imports the task as if some packages were not installed."""
+
+Envelope = dict[str, Any]
+
+
+class Runs(NamedTuple):
+    """What came of ``test_input.json``, in each way of asking; ``size`` is bytes of the aggregate."""
+
+    local: list[Envelope]
+    run: list[Envelope]
+    stream: list[Envelope]
+    runsync: list[Envelope]
+    size: int
+    seconds_to_start: float
+    seconds_per_item: float
+
+    def skip_if_slow_to_start(self) -> None:
+        """Skip the test where it would take too long to start another worker."""
+        if self.seconds_to_start > SLOW_START:
+            pytest.skip(f"A worker takes {self.seconds_to_start:.0f} s to start, and this needs another.")
+
+    def skip_if_slow(self) -> None:
+        """Skip the test where many items would take too long."""
+        if self.seconds_per_item > SLOW:
+            pytest.skip(f"The task takes {self.seconds_per_item:.1f} s an item, and this needs many.")
+
+
+def fail(sentence: str) -> NoReturn:
+    """Say what is wrong, without a traceback: it would be of this file, and what is wrong is in the task."""
+    pytest.fail(sentence, pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def project(pytestconfig: pytest.Config) -> Path:
+    """Return the folder of the worker."""
+    return pytestconfig.rootpath
+
+
+@pytest.fixture(scope="module")
+def test_input(project: Path) -> dict[str, Any]:
+    """Return the job in ``test_input.json``."""
+    try:
+        job = json.loads((project / "test_input.json").read_text(encoding="utf-8"))
+        return {"input": job["input"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fail(f'test_input.json is not a job, {{"input": {{"items": […]}}}}: {type(error).__name__}: {error}')
+
+
+def job_of(test_input: dict[str, Any], count: int, **beside: Any) -> dict[str, Any]:
+    """Return the job of ``test_input.json`` with so many items, its own again and again."""
+    given = test_input["input"]
+    names = [name for name, value in given.items() if isinstance(value, list) and value]
+    if "items" in names:
+        name = "items"
+    elif len(names) == 1:
+        [name] = names
+    else:
+        pytest.skip("test_input.json has no list that is surely the items.")
+    return {"input": {**given, name: [*islice(cycle(given[name]), count)], **beside}}
+
+
+def finished(caller: Caller, job_id: str) -> dict[str, Any]:
+    """Return a job's final state. Fails if it is not ``COMPLETED``, or if the last worker has ended before it was."""
+    deadline = time.monotonic() + PATIENCE
+    while (state := caller.status(job_id))["status"] in RUNNING:
+        if not caller.endpoint.workers.alive:
+            fail(f"The worker has ended. Its log:\n{caller.log.read_text()}")
+        if time.monotonic() > deadline:
+            fail(f"The job has not ended in {PATIENCE:.0f} s: ITEM_TIMEOUT bounds an item.")
+        time.sleep(0.02)
+    if state["status"] != "COMPLETED":
+        fail(f"The job ended {state['status']}: {state.get('error')}")
+    return state
+
+
+def envelopes(state: dict[str, Any]) -> list[Envelope]:
+    """Return the envelopes of a job that is done."""
+    return [*flatten(state["output"])]
+
+
+def check_items(where: str, made: list[Envelope], log: str = "") -> None:
+    """Fail if an item has failed, with each that did, and why."""
+    failed = [each for each in made if not each["success"]]
+    if failed:
+        reasons = "".join(f"\n  item {e['index']}: {e['failure']['type']}: {e['failure']['message']}" for e in failed)
+        fail(f"{where}: {len(failed)} of {counted(len(made), 'item')} of test_input.json failed.{reasons}{log}")
+
+
+def run_local_test(project: Path, env: Mapping[str, str], folder: Path) -> list[Envelope]:
+    """Return what ``python handler.py`` makes of ``test_input.json``."""
+    result = folder / "result.json"
+    done = subprocess.run(
+        [sys.executable, "-c", LOCAL_TEST, str(result)],
+        cwd=project,
+        env=off_runpod(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+    )
+    if not result.exists():
+        fail(f"python handler.py made no result, and ended with status {done.returncode}:\n{done.stdout}")
+    answer = json.loads(result.read_text())
+    if "error" in answer:
+        fail(f"python handler.py: {answer['error']}")
+    made = envelopes(answer)
+    check_items("python handler.py", made)
+    assert done.returncode == 0, done.stdout
+    return made
+
+
+@pytest.fixture(scope="module")
+def real(serve: Serve) -> Caller:
+    """Serve the project as it is."""
+    return serve()
+
+
+@pytest.fixture(scope="module")
+def runs(
+    real: Caller,
+    project: Path,
+    test_input: dict[str, Any],
+    worker_env: Mapping[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Runs:
+    """Run ``test_input.json`` in each way. Fails if an item does."""
+    began = time.monotonic()
+    while not real.endpoint.workers.states()["ready"]:
+        if not real.endpoint.workers.alive:
+            fail(f"The worker has ended at its start. Its log:\n{real.log.read_text()}")
+        if time.monotonic() - began > PATIENCE:
+            fail(f"load() has not ended in {PATIENCE:.0f} s: a fixture worker_env may name a smaller model.")
+        time.sleep(0.02)
+    started = time.monotonic() - began
+    with ThreadPoolExecutor(1) as beside:
+        local = beside.submit(run_local_test, project, worker_env, tmp_path_factory.mktemp("local"))
+        job_id = real.submit(test_input)
+        streamed = [each for each in flatten([*real.stream(job_id)]) if not is_parts(each)]
+        state = finished(real, job_id)
+        run = envelopes(state)
+        check_items("/run", run, f"\nThe worker's log:\n{real.log.read_text()}")
+        again = real.post("/runsync?wait=90000", json=test_input).json()
+        runsync = envelopes(finished(real, again["id"]))
+        check_items("/runsync", runsync)
+        size = len(json.dumps(state["output"], ensure_ascii=False).encode())
+        return Runs(local.result(), run, streamed, runsync, size, started, state["executionTime"] / 1000 / len(run))
+
+
+class Planted(NamedTuple):
+    """A worker with faults planted around its task; what lies between it and the endpoint; who calls it."""
+
+    caller: Caller
+    faults: Faults
+    platform: Faulty
+
+    def begin(self, job: dict[str, Any], held: int) -> str:
+        """Submit ``job``, and return its id once the item that is ``held`` is under way."""
+        self.faults.hold(held)
+        job_id = self.caller.submit(job)
+        deadline = time.monotonic() + PATIENCE
+        while held not in self.faults.called():
+            if time.monotonic() > deadline:
+                fail(f"An item was not begun in {PATIENCE:.0f} s. The worker's log:\n{self.caller.log.read_text()}")
+            time.sleep(0.01)
+        return job_id
+
+
+@pytest.fixture(scope="module")
+def planted(
+    runs: Runs,
+    project: Path,
+    worker_env: Mapping[str, str],
+    make_log: Callable[[], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Planted]:
+    """Serve the project with faults planted around its task; its worker starts anew when it has ended."""
+    runs.skip_if_slow_to_start()
+    folder = tmp_path_factory.mktemp("planted")
+    log = make_log()
+    faults = folder / "faults"
+    faults.mkdir()
+    env = {**worker_env, FAULTS: str(faults), "ITEM_TIMEOUT": "0", "LOOKAHEAD": str(LOOKAHEAD)}
+    with Faulty() as platform, log.open("wb") as output:
+        worker = folder_with_faults(project, folder / "worker")
+        with (
+            LocalEndpoint(platform.command, cwd=worker, env=env, log=output) as endpoint,
+            Caller(endpoint, log) as caller,
+        ):
+            platform.endpoint_url = endpoint.url
+            yield Planted(caller, Faults(faults), platform)
+
+
+def shape(value: Any) -> Any:
+    """Return what two results have in common that differ by chance: the names and the kinds in them."""
+    match value:
+        case dict():
+            return {name: shape(inner) for name, inner in value.items()}
+        case bool() | None:
+            return type(value).__name__
+        case int() | float():
+            return "number"
+    return type(value).__name__
+
+
+def test_every_item_of_the_test_input_succeeds_in_the_local_test_and_in_production(runs: Runs) -> None:
+    """That is what the file is for; ``make demo``, the image and the Hub run it, too."""
+    assert [each["index"] for each in runs.run] == [*range(len(runs.run))]
+
+
+def test_the_local_test_and_run_and_stream_and_runsync_agree(runs: Runs) -> None:
+    """The same job's stream and aggregate are equal; other jobs are equal where the task makes the same thing twice."""
+    missing = [each for each in runs.run if each not in runs.stream]
+    assert [each for each in runs.run if each not in missing] == runs.stream
+    assert all(len(json.dumps(each)) >= MAX_CHUNK for each in missing), "/stream lacks what would have fitted"
+    assert len(runs.local) == len(runs.run) == len(runs.runsync)
+    for local, run, runsync in zip(runs.local, runs.run, runs.runsync, strict=True):
+        if run == runsync:
+            assert local == run
+        else:
+            assert shape(local) == shape(run) == shape(runsync)
+
+
+def test_an_item_that_fails_costs_no_other_its_result(planted: Planted, test_input: dict[str, Any]) -> None:
+    first = 1 * EVENTS
+    planted.faults.fail(first + 1)
+    job_id = planted.caller.submit(job_of(test_input, 4, first_index=first))
+    made = envelopes(finished(planted.caller, job_id))
+    assert [(each["index"] - first, each["success"]) for each in made] == [(0, True), (1, False), (2, True), (3, True)]
+    assert made[1]["failure"] == {"type": "PlantedError", "message": "planted"}
+
+
+def test_a_cancelled_job_stops_and_the_next_one_is_served(planted: Planted, test_input: dict[str, Any]) -> None:
+    first = 2 * EVENTS
+    job_id = planted.begin(job_of(test_input, 100, first_index=first), first)
+    assert planted.caller.post(f"/cancel/{job_id}").json()["status"] == "CANCELLED"
+    planted.faults.release(first)
+    check_items("The next job", envelopes(finished(planted.caller, planted.caller.submit(job_of(test_input, 1)))))
+    assert planted.caller.status(job_id)["status"] == "CANCELLED"
+    assert len([index for index in planted.faults.called() if index >= first]) <= LOOKAHEAD
+
+
+def test_two_seconds_without_the_platform_lose_nothing(planted: Planted, test_input: dict[str, Any]) -> None:
+    first = 3 * EVENTS
+    job_id = planted.begin(job_of(test_input, 3, first_index=first), first + 1)
+    planted.platform.go_away()
+    planted.faults.release(first + 1)
+    time.sleep(OUTAGE)
+    planted.platform.come_back()
+    made = envelopes(finished(planted.caller, job_id))
+    assert [(each["index"] - first, each["success"]) for each in made] == [(0, True), (1, True), (2, True)]
+
+
+def test_a_job_whose_worker_is_killed_is_done_by_another(planted: Planted, test_input: dict[str, Any]) -> None:
+    first = 4 * EVENTS
+    job_id = planted.begin(job_of(test_input, 2, first_index=first), first)
+    [worker] = planted.caller.endpoint.workers.running
+    os.kill(worker.process.pid, signal.SIGKILL)
+    planted.faults.release(first)
+    state = finished(planted.caller, job_id)
+    assert [each["success"] for each in envelopes(state)] == [True, True]
+    assert (state["retries"], state["workerId"] != worker.id) == (1, True)
+
+
+def test_a_worker_that_is_told_to_stop_delivers_its_job_and_exits_0(
+    planted: Planted, test_input: dict[str, Any]
+) -> None:
+    first = 5 * EVENTS
+    job_id = planted.begin(job_of(test_input, 2, first_index=first), first)
+    [worker] = planted.caller.endpoint.workers.running
+    worker.process.send_signal(signal.SIGTERM)
+    planted.faults.release(first)
+    assert [each["success"] for each in envelopes(finished(planted.caller, job_id))] == [True, True]
+    assert worker.exited.result(PATIENCE) == 0
+
+
+def test_a_small_response_accounts_for_every_item(runs: Runs, serve: Serve, test_input: dict[str, Any]) -> None:
+    """What does not fit is a failure ``OutputTooLarge`` in its place, and the final body stays within its limit."""
+    runs.skip_if_slow_to_start()
+    mean = runs.size / len(runs.run)
+    if mean < SHORTEST:
+        pytest.skip(f"The results take {mean:.0f} bytes each: a failure in place of one would not be shorter.")
+    count = max(len(runs.run), int(4_000 / mean) + 1)
+    if count > len(runs.run):
+        runs.skip_if_slow()
+    limit = max(1_000, int(count * (mean + SHORTEST) / 2))  # for all the failures, and not for all the results
+    caller = serve(MAX_OUTPUT_BYTES=str(limit))
+    state = finished(caller, caller.submit(job_of(test_input, count)))
+    made = envelopes(state)
+    assert [each["index"] for each in made] == [*range(count)]
+    assert {each["failure"]["type"] for each in made if not each["success"]} == {"OutputTooLarge"}
+    assert len(json.dumps({"output": state["output"]}, ensure_ascii=False).encode()) <= limit
+
+
+@pytest.mark.parametrize("wrong", ["no items", "no object"])
+def test_a_request_that_cannot_be_used_is_refused_in_a_sentence(
+    real: Caller, test_input: dict[str, Any], wrong: str
+) -> None:
+    job = job_of(test_input, 0) if wrong == "no items" else {"input": [1]}
+    state = real.post("/runsync?wait=90000", json=job).json()
+    assert state["status"] == "FAILED"
+    assert "Traceback" not in state["error"]
+    assert len(state["error"].splitlines()) == 1
+
+
+def test_twenty_jobs_of_one_item_follow_one_another_without_a_rest(
+    runs: Runs, real: Caller, test_input: dict[str, Any]
+) -> None:
+    """The SDK's own loop rests for a second between two jobs, which would take these twenty seconds."""
+    runs.skip_if_slow()
+    deadline = time.monotonic() + 19 + 20 * runs.seconds_per_item
+    for job_id in [real.submit(job_of(test_input, 1)) for _ in range(20)]:
+        check_items("A job of one item", envelopes(finished(real, job_id)))
+    assert time.monotonic() < deadline
+
+
+def names(lock: Path) -> set[str]:
+    """Return the packages in a lock file, as their names are compared."""
+    lines = lock.read_text(encoding="utf-8").splitlines() if lock.exists() else []
+    return {line.partition("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+
+
+def test_the_task_needs_no_package_that_the_image_lacks(project: Path, worker_env: Mapping[str, str]) -> None:
+    """The tests' own packages are here and not in the image: what is locked for them alone counts as absent."""
+    image = names(project / "requirements.txt")
+    if not image:
+        pytest.skip("There is no requirements.txt here, which names what the image has.")
+    others = set().union(*map(names, project.glob("requirements-*.txt"))) - image
+    absent = [
+        module
+        for module, packages in packages_distributions().items()
+        if all(package.lower().replace("_", "-").replace(".", "-") in others for package in packages)
+    ]
+    line = [sys.executable, "-c", IMPORT, *absent]
+    done = subprocess.run(
+        line, cwd=project, env=off_runpod(**worker_env), capture_output=True, text=True, timeout=PATIENCE
+    )
+    if done.returncode:
+        why = done.stderr.splitlines()[-1]
+        fail(f"task.py cannot be imported in the image. {why}: add it to pyproject.toml, then make lock.")
+
+
+def test_the_hub_tests_the_job_in_test_input(project: Path, test_input: dict[str, Any]) -> None:
+    file = project / ".runpod" / "tests.json"
+    if not file.exists():
+        pytest.skip("There is no .runpod/tests.json here.")
+    if [test["input"] for test in json.loads(file.read_text(encoding="utf-8"))["tests"]] != [test_input["input"]]:
+        fail(".runpod/tests.json has another job than test_input.json: make hub writes it.")

@@ -9,19 +9,31 @@ import pytest
 from tests.conftest import MakeWorker, off_runpod
 
 LEFT_OUT = {"boto3", "botocore", "fastapi", "httpx", "hypothesis", "numpy", "pytest", "uvicorn"}
+LOOK = """
+import json, runpy, sys
+started = []
+sys.addaudithook(lambda event, about: event == "subprocess.Popen" and started.append(str(about[1])))
+try:
+    runpy.run_path("handler.py", run_name="__main__")
+finally:
+    print(json.dumps([started, list(sys.modules)]))
+"""
 
 
 def test_starting_imports_nothing_that_waits_or_is_for_tests(make_worker: MakeWorker) -> None:
-    """The SDK's probe of the processor, most of its import time, is left out, too."""
-    look = (
-        "import sys; started = [];"
-        "sys.addaudithook(lambda event, about: event == 'subprocess.Popen' and started.append(str(about[1])));"
-        "import json, handler; print(json.dumps([started, list(sys.modules)]))"
-    )
-    printed = subprocess.check_output([sys.executable, "-c", look], cwd=make_worker("unloadable"), text=True)
-    started, modules = json.loads(printed)
+    """The SDK's probe of the processor and its SSH client, most of its import time, are left out, too."""
+    done = subprocess.run([sys.executable, "-c", LOOK], cwd=make_worker("unloadable"), stdout=subprocess.PIPE, text=True)
+    started, modules = json.loads(done.stdout.splitlines()[-1])
+    assert "runpod.serverless" in modules
     assert not [command for command in started if "cpuinfo" in command]
     assert not LEFT_OUT & set(modules)
+    assert "paramiko.client" not in modules
+
+
+def test_what_is_left_out_is_there_for_a_task_that_uses_it() -> None:
+    use = "from aggregating_worker.intake import before_sdk; before_sdk.prepare(); import runpod, paramiko; "
+    for line in ("paramiko.SSHClient()", "from paramiko import SSHClient", "import paramiko.client"):
+        subprocess.run([sys.executable, "-c", use + line], check=True)
 
 
 @pytest.mark.parametrize("name", ["RUNPOD_LOG_LEVEL", "RUNPOD_PING_INTERVAL", "RUNPOD_REALTIME_CONCURRENCY"])

@@ -5,6 +5,9 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 LOG_LEVELS = ("NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "ERROR")
@@ -24,13 +27,29 @@ class Log(io.FileIO):
 def prepare() -> None:
     """Prepare for the SDK's import. Ends the process with a sentence if a variable would make the import fail."""
     # ``utils/rp_debugger.py`` asks py-cpuinfo for the processor's name. That takes a second, most of a worker's start,
-    # and ``--rp_debugger`` alone would print it. Without an answer the SDK says that there is none.
+    # and only ``--rp_debugger`` would print it. Without an answer the SDK says that there is none.
     with suppress(ImportError):  # a later SDK may not bring it
         import cpuinfo
 
         cpuinfo.get_cpu_info = dict
+    _import_when_used("paramiko")  # by the SDK's command line alone, which no worker calls; a quarter of the rest
     _check_environment()
     _keep_writing()
+
+
+def _import_when_used(name: str) -> None:
+    """Have ``import name`` give a stand-in, which imports that module when something in it is used."""
+    if name in sys.modules or find_spec(name) is None:
+        return
+    stand_in = ModuleType(name)
+
+    def load(attribute: str) -> Any:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        return getattr(import_module(name), attribute)
+
+    setattr(stand_in, "__getattr__", load)  # noqa: B010  # as PEP 562 has it; mypy would have it a method
+    sys.modules[name] = stand_in
 
 
 def _check_environment() -> None:

@@ -1,5 +1,6 @@
 """A worker's promises, as tests of its owner's own task.
 
-``plugin`` has the fixtures for pytest, ``caller`` is who calls a worker in them, and ``promises`` are the tests. Faults
-get into a task by ``planted``, and between a worker and the platform by ``faulty``. ``sdk`` runs it all on other SDKs.
+``plugin`` has fixtures for pytest, ``caller`` is who calls a worker in them. ``promises`` are the tests, ``trial`` has
+what they try. ``planted`` puts faults around a task, ``faulty`` between a worker and the platform. ``sdk`` runs a
+project's tests with other SDKs.
 """

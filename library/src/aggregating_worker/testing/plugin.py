@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from aggregating_worker.testing.caller import Caller, Serve
 
-pytest.register_assert_rewrite("aggregating_worker.testing.promises")
+pytest.register_assert_rewrite("aggregating_worker.testing.promises", "aggregating_worker.testing.trial")
 
 
 def pytest_configure(config: pytest.Config) -> None:

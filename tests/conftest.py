@@ -30,6 +30,12 @@ def make(folder: Path, *targets: str) -> None:
     assert finished.returncode == 0
 
 
+@pytest.fixture(scope="module")
+def venv(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name a virtual environment for the bakes of a module: what they all need is installed once."""
+    return f"VENV={tmp_path_factory.mktemp('environment') / '.venv'}"
+
+
 def required(message: str) -> None:
     """Skip a test for want of something on this machine, or fail it where all must run (``REQUIRE_ALL``)."""
     pytest.fail(message) if os.environ.get("REQUIRE_ALL") else pytest.skip(message)

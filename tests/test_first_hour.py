@@ -31,7 +31,13 @@ class Pictures(BaseHTTPRequestHandler):
         self.send_response(200 if self.path == "/tomato.png" else 404)
         self.end_headers()
         if self.path == "/tomato.png":
-            Image.new("RGB", (640, 480), "tomato").save(self.wfile, "PNG")
+            self.wfile.write(tomato())
+
+
+def tomato():
+    picture = io.BytesIO()
+    Image.new("RGB", (640, 480), "tomato").save(picture, "PNG")
+    return picture.getvalue()
 
 
 def test_it_returns_the_thumbnail_itself(serve: Serve) -> None:
@@ -56,22 +62,22 @@ def depend(project: Path, package: str) -> None:
     )
 
 
-def test_the_task_in_the_readme_does_what_it_says_and_lint_takes_what_people_write(bake: Bake) -> None:
+def test_the_task_in_the_readme_does_what_it_says_and_lint_takes_what_people_write(bake: Bake, venv: str) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     [task] = re.findall(r"After, thumbnails.*?```python\n(.*?)```", readme, re.DOTALL)
     project = bake()
     (project / "task.py").write_text(task, encoding="utf-8")
     (project / "tests" / "test_task.py").write_text(NATURAL.lstrip(), encoding="utf-8")
     depend(project, "pillow>=11")
-    make(project, "lock", "lint", "test", "ARGS=tests/test_task.py")
+    make(project, "lock", "lint", "test", "ARGS=tests/test_task.py", venv)
 
 
-def test_the_settings_in_env_are_read_by_what_runs_the_worker_and_by_no_test(bake: Bake) -> None:
+def test_the_settings_in_env_are_read_by_what_runs_the_worker_and_by_no_test(bake: Bake, venv: str) -> None:
     project = bake()
     (project / ".env").write_text("ITEM_TIMEOUT=soon\n", encoding="utf-8")
     with pytest.raises(AssertionError):
-        make(project, "run")
-    make(project, "test", "ARGS=tests/test_task.py")
+        make(project, "run", venv)
+    make(project, "test", "ARGS=tests/test_task.py", venv)
 
 
 def test_an_installation_that_was_interrupted_begins_anew(bake: Bake) -> None:
@@ -81,37 +87,39 @@ def test_an_installation_that_was_interrupted_begins_anew(bake: Bake) -> None:
 
 
 def test_a_package_that_only_the_tests_have_is_missed_by_the_tests(
-    bake: Bake, capfd: pytest.CaptureFixture[str]
+    bake: Bake, capfd: pytest.CaptureFixture[str], venv: str
 ) -> None:
-    """The image would lack it: ``starlette`` is here for the local endpoint."""
+    """The image would lack it: ``stamina`` is here for the client."""
     project = bake()
     task = (project / "task.py").read_text(encoding="utf-8")
-    (project / "task.py").write_text(task.replace("import re\n", "import re\nimport starlette\n"), encoding="utf-8")
+    (project / "task.py").write_text(task.replace("import re\n", "import re\nimport stamina\n"), encoding="utf-8")
     with pytest.raises(AssertionError):
-        make(project, "test", "ARGS=-k image_lacks")
+        make(project, "test", "ARGS=-k image_lacks", venv)
     said = capfd.readouterr().out
-    assert "No module named 'starlette': add it to pyproject.toml, then make lock." in said
+    assert "No module named 'stamina': add it to pyproject.toml, then make lock." in said
     assert "Traceback" not in said
 
 
 def test_a_test_input_that_the_hub_does_not_have_is_noticed_and_written_by_a_command(
-    bake: Bake, capfd: pytest.CaptureFixture[str]
+    bake: Bake, capfd: pytest.CaptureFixture[str], venv: str
 ) -> None:
     project = bake()
     (project / "test_input.json").write_text('{"input": {"items": ["Fine."]}}', encoding="utf-8")
     with pytest.raises(AssertionError):
-        make(project, "test", "ARGS=-k hub_tests")
+        make(project, "test", "ARGS=-k hub_tests", venv)
     assert ".runpod/tests.json has another job than test_input.json: make hub writes it." in capfd.readouterr().out
-    make(project, "hub")
-    make(project, "test", "ARGS=-k hub_tests")
+    make(project, "hub", venv)
+    make(project, "test", "ARGS=-k hub_tests", venv)
 
 
-def test_a_package_from_a_repository_is_refused_with_what_to_do(bake: Bake, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_package_from_a_repository_is_refused_with_what_to_do(
+    bake: Bake, capfd: pytest.CaptureFixture[str], venv: str
+) -> None:
     project = bake()
     depend(project, "shout @ git+https://example.org/shout")
     with pytest.raises(AssertionError):
-        make(project, "lock")
-    assert "build its wheel into vendor/" in capfd.readouterr().out
+        make(project, "lock", venv)
+    assert "put its wheel into vendor/" in capfd.readouterr().out
 
 
 def test_uv_add_is_answered_by_a_sentence(bake: Bake) -> None:

@@ -77,7 +77,7 @@ def test_every_test_that_is_named_exists() -> None:
     assert rows
     assert all(named), "each claim names the test that holds it"
     for file, place in {each for names in named for each in names}:
-        [path] = [path for folder in ("tests", "library/tests") if (path := ROOT / folder / file).exists()]
+        path = next(path for folder in ("library/tests", "tests") if (path := ROOT / folder / file).exists())
         scope: list[ast.stmt] = ast.parse(path.read_text(encoding="utf-8")).body
         for name in place.split("::"):
             [found] = [each for each in scope if getattr(each, "name", None) == name]

@@ -22,7 +22,9 @@ finally:
 
 def test_starting_imports_nothing_that_waits_or_is_for_tests(make_worker: MakeWorker) -> None:
     """The SDK's probe of the processor and its SSH client, most of its import time, are left out, too."""
-    done = subprocess.run([sys.executable, "-c", LOOK], cwd=make_worker("unloadable"), stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK], cwd=make_worker("unloadable"), stdout=subprocess.PIPE, text=True
+    )
     started, modules = json.loads(done.stdout.splitlines()[-1])
     assert "runpod.serverless" in modules
     assert not [command for command in started if "cpuinfo" in command]

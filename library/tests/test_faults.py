@@ -74,6 +74,11 @@ async def moved(request: web.BaseRequest, _: Forward) -> web.Response:
     return web.Response(status=307, headers={"Location": str(request.rel_url)})
 
 
+async def to_a_page(_: web.BaseRequest, __: Forward) -> web.Response:
+    """Redirect as a gateway does that wants somebody to log in: what follows is a GET."""
+    return web.Response(status=302, headers={"Location": "/v2/local/login"})
+
+
 class TestStream:
     @pytest.mark.parametrize(
         ("faults", "posts", "streamed"),
@@ -87,7 +92,8 @@ class TestStream:
             ([cut_off()] * 3, 6, [0, 1, 2]),
             ([cut_off(arrives=True)], 4, [0, 1, 1, 2]),
             ([moved, moved, *no(1, 503)], 6, [0, 1, 2]),
-            (no(2, 302), 4, [0, 2]),
+            (no(2, 302), 5, [0, 1, 2]),
+            ([to_a_page] * 2, 5, [0, 1, 2]),
             (no(1, 400), 3, [0, 2]),
             (no(1, 413), 3, [0, 2]),
         ],
@@ -102,6 +108,7 @@ class TestStream:
             "cut off but arrived",
             "moved",
             "moved to nowhere",
+            "moved to a page",
             "400",
             "413",
         ],
@@ -110,6 +117,7 @@ class TestStream:
         self, lockstep: Caller, faulty: Faulty, faults: list[Fault], posts: int, streamed: list[int]
     ) -> None:
         faulty.plan("job-stream", passes, *faults)
+        faulty.plan("login", *no(2, 200))
         job_id = lockstep.run([0, 1, 2])
         assert results(lockstep.stream(job_id)) == streamed
         state = lockstep.status(job_id)
@@ -165,13 +173,15 @@ class TestDone:
             ([cut_off()] * 5, 6),
             ([answers(500, arrives=True)], 2),
             ([cut_off(arrives=True)], 2),
+            ([to_a_page] * 2, 3),
         ],
-        ids=["500s", "cut off", "500 but arrived", "cut off but arrived"],
+        ids=["500s", "cut off", "500 but arrived", "cut off but arrived", "moved to a page"],
     )
     def test_a_result_is_sent_again_until_it_is_taken(
         self, caller: Caller, faulty: Faulty, faults: list[Fault], posts: int
     ) -> None:
         faulty.plan("job-done", *faults)
+        faulty.plan("login", *no(2, 200))
         job_id = caller.run([0, 1])
         assert results(caller.stream(job_id)) == [0, 1]
         state = caller.status(job_id)

@@ -225,3 +225,19 @@ def test_a_thousand_jobs_leave_no_more_behind_than_a_hundred(serve: Serve) -> No
     assert many["threads"] <= few["threads"] + 1
     assert many["files"] <= few["files"] + 8  # connections kept open, one for each job in hand at once
     assert many["bytes"] <= few["bytes"] + 8_000_000
+
+
+def test_a_handler_that_the_sdk_would_not_stream_ends_the_worker_with_a_sentence(
+    make_worker: MakeWorker, tmp_path: Path
+) -> None:
+    """The documented wrapper is one: a plain function that returns a generator."""
+    folder = make_worker("hostile")
+    text = (folder / "handler.py").read_text()
+    (folder / "handler.py").write_text(
+        text.replace("handler if worker.streams else local_test", "lambda job: handler(job)")
+    )
+    log = tmp_path / "log"
+    with log.open("wb") as output, LocalEndpoint(cwd=folder, log=output) as endpoint:
+        [worker] = endpoint.workers.running
+        assert worker.exited.result(20) == 1
+    assert "its handler must be an async generator function itself" in log.read_text()

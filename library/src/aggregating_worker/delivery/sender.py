@@ -154,13 +154,14 @@ class Sender:
                 if 300 <= answer.status < 400:  # the SDK's client follows redirects
                     url = server.join(URL(path, encoded=True))
                     async with asyncio.timeout(seconds), session.post(url, data=body, headers=headers) as other:
-                        answer = Answer(other.status, other.headers.get("Retry-After", ""))
+                        if other.method == "POST":  # else it was a GET, whose 200 is some page
+                            answer = Answer(other.status, other.headers.get("Retry-After", ""))
                 if answer.status < 300:
                     return
                 why = f"answered {answer.status}"
                 if answer.status == 413 or (answer.status == 400 and len(body) > LARGE):
                     raise TooLarge
-                if answer.status < 500 and answer.status not in TRANSIENT:
+                if 400 <= answer.status < 500 and answer.status not in TRANSIENT:
                     log.error(f"{len(body)} bytes are refused for good: the platform {why}.", job_id)
                     return
                 asked = _retry_after(answer.retry_after)

@@ -7,6 +7,7 @@ prestart) stays the SDK's.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +16,7 @@ from typing import Any
 
 from runpod.serverless import worker as sdk_worker
 from runpod.serverless.modules import rp_scale
+from runpod.serverless.modules.rp_handler import is_generator
 from runpod.serverless.modules.worker_state import Job
 
 from aggregating_worker import log
@@ -69,6 +71,8 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
     jobs_fetcher: Any
 
     def __init__(self, config: dict[str, Any], worker: JobRunner) -> None:
+        if "handler" in config and not is_generator(config["handler"]):
+            sys.exit("The SDK would never answer a job: its handler must be an async generator function itself.")
         super().__init__(config)
         self.jobs_queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._fetch = self.jobs_fetcher

@@ -21,7 +21,7 @@ from aggregating_worker.testing.planted import FAULTS, Faults, folder_with_fault
 
 PATIENCE = 100.0
 """Seconds for a job; then pytest's own limit would end the test, with the stacks of all threads."""
-SLOW = 2.0
+SLOW = 0.5
 """Seconds of an item from which a task is slow: twenty jobs of it would take too long."""
 SLOW_START = 20.0
 """Seconds of a start from which no further worker is started: each promise about faults needs one or two."""

@@ -116,7 +116,7 @@ def test_a_browser_led_here_by_another_name_or_site_gets_nothing(quiet: Caller, 
         path = path.replace("{worker}", worker.id).replace("{job}", job_id)
         url = quiet.endpoint.page_url.removesuffix("/") + path
         for key in ("Bearer any", worker.secret):
-            answer = httpx.request(method, url, headers={"Authorization": key, **name})
+            answer = quiet.http.request(method, url, headers={"Authorization": key, **name})
             assert answer.status_code == 403
             assert "127.0.0.1" in answer.json()["error"]
             assert "access-control-allow-origin" not in answer.headers

@@ -3,9 +3,9 @@
 import asyncio
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -176,22 +176,28 @@ def test_a_worker_without_a_slot_left_ends_and_another_does_what_it_had(serve: S
     assert caller.status(job_id)["output"][0]["result"] == 1
 
 
-def test_takes_that_keep_failing_are_a_second_apart_at_most_and_never_without_a_pause(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """However many fail: 2 to the power of 1,024 is no float."""
-    pauses: list[float] = []
+async def refused(session: object, count: int) -> None:
+    raise ConnectionError
 
-    async def refused(session: object, count: int) -> None:
-        raise ConnectionError
+
+async def nothing(session: object, count: int) -> None:
+    """Answer at once, as for a 204 or a 400."""
+
+
+@pytest.mark.parametrize("fetch", [refused, nothing])
+def test_takes_that_bring_nothing_are_a_second_apart_at_most_and_never_without_a_pause(
+    monkeypatch: pytest.MonkeyPatch, fetch: Callable[..., Any]
+) -> None:
+    """However many they are: 2 to the power of 1,024 is no float."""
+    pauses: list[float] = []
 
     async def scenario() -> None:
         taking = loop.Loop({}, JobRunner(hostile, Settings()))
-        taking._fetch = refused
+        taking._fetch = fetch
         monkeypatch.setattr(loop, "asyncio", SimpleNamespace(sleep=sleep))
         for _ in range(2_000):
-            with pytest.raises(ConnectionError):
-                await taking._take(None, 1)
+            with suppress(ConnectionError):
+                assert await taking._take(None, 1) == []
 
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
@@ -200,6 +206,45 @@ def test_takes_that_keep_failing_are_a_second_apart_at_most_and_never_without_a_
     assert len(pauses) == 2_000
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (0.02, 1.0)
+
+
+def test_a_job_that_is_given_out_twice_is_taken_once() -> None:
+    """In one answer, and in another one while it runs."""
+
+    async def twice(session: object, count: int) -> list[dict[str, Any]]:
+        return [{"id": job_id, "input": {}} for job_id in ("a", "b", "a")]
+
+    async def scenario() -> None:
+        taking = loop.Loop({}, JobRunner(hostile, Settings()))
+        taking._fetch = twice
+        assert [job["id"] for job in await taking._take(None, 3)] == ["a", "b"]
+        taking._started("a")
+        taking.jobs_tasks["b"] = asyncio.create_task(asyncio.sleep(0))
+        taking._started("b")
+        assert [job["id"] for job in await taking._take(None, 3)] == ["a"]
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_cannot_be_read_fails_with_a_sentence_and_the_next_one_is_done(
+    make_worker: MakeWorker, faulty: Faulty, tmp_path: Path
+) -> None:
+    async def too_long(_: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+        """Hand out a job whose item is a number that Python does not read."""
+        answer = await forward()
+        assert isinstance(answer.body, bytes)
+        text = answer.body.replace(b"12345", b"9" * 5_000)
+        return web.Response(status=answer.status, body=text, content_type="application/json")
+
+    with behind(faulty, make_worker("hostile"), tmp_path / "log") as caller:
+        caller.runsync([0])
+        for route in ("job-take", "job-take-batch"):
+            faulty.plan(route, *[too_long] * 9)
+        caller.runsync([1])  # ends the poll under way
+        state = caller.runsync([12345])
+        assert state["status"] == "FAILED"
+        assert state["error"].startswith("The job cannot be read: ")
+        assert caller.runsync([1])["output"][0]["result"] == 1
 
 
 def test_an_sdk_without_the_seams_runs_at_its_own_pace_and_says_so(serve: Serve) -> None:

@@ -32,6 +32,10 @@ Yielded = Chunk | dict[str, Any] | list[dict[str, Any]]
 """A chunk for the worker's own sender or, for the SDK's, an envelope, or a list of them (``CHUNK_SIZE``)."""
 
 
+class Unreadable(str):
+    """In place of a job's ``input`` that cannot be read: why, in a sentence for its caller."""
+
+
 class JobRunner:
     """Runs jobs on ``task``, under ``settings``.
 
@@ -149,6 +153,8 @@ class JobRunner:
         it.
         """
         given = job.get("input")
+        if isinstance(given, Unreadable):
+            raise Refused(given)
         if not isinstance(given, dict):
             raise Refused('The job\'s input must be an object: {"items": […]}.')
         first = given.get("first_index", 0)

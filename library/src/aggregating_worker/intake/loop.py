@@ -21,6 +21,7 @@ from runpod.serverless.modules.worker_state import Job
 
 from aggregating_worker import log
 from aggregating_worker.calls.attempt import LET_GO_AFTER
+from aggregating_worker.intake.answer import jobs_in
 from aggregating_worker.job import JobRunner
 
 METHODS = (
@@ -38,6 +39,8 @@ LAST_MOMENT = 0.05
 """Seconds that a worker which is told to stop waits for a job that may be on its way."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds before the next take after one that failed, doubled with each failure up to the longest."""
+HELD = 0.1
+"""Seconds after which an answer without a job was a poll that the platform has held."""
 LULL = 0.1
 """If no job has ended for so many seconds, one job at a time is asked for."""
 
@@ -125,27 +128,43 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         return min(self._pool.room(), max(1, self._left + leaving), self._most - len(self._jobs))
 
     async def _take(self, session: Any, count: int) -> list[dict[str, Any]]:
-        """Ask for up to ``count`` jobs. After a failure, pause, longer each time, before the SDK asks again."""
+        """Ask for up to ``count`` jobs. After a failure, pause, longer each time, before the SDK asks again.
+
+        So, too, after an answer that came at once and brought nothing: a poll is meant to be held until there is a job.
+        """
+        began = time.monotonic()
         try:
             answer = await self._fetch(_Watched(session, self._answer), count) or []
         except Exception:
-            await asyncio.sleep(self._pause)
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            await self._rest()
             raise
+        if not answer and time.monotonic() < began + HELD:
+            await self._rest()
+            return []
         self._pause = FIRST_PAUSE
         jobs = [job for job in answer if _is_job(job)]
         if len(jobs) < len(answer):
             log.error("The platform answered with something that is not a job.")
-        self._coming.update(job["id"] for job in jobs)
-        self._left = max(0, self._left - len(jobs))
-        return jobs
+        fresh = []
+        for job in jobs:
+            if job["id"] in self._coming or job["id"] in self.jobs_tasks:  # a stop would reach only one of the two
+                log.warning("The platform has given out this job again while it is in hand here.", job["id"])
+            else:
+                self._coming.add(job["id"])
+                fresh.append(job)
+        self._left = max(0, self._left - len(fresh))
+        return fresh
+
+    async def _rest(self) -> None:
+        await asyncio.sleep(self._pause)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     @asynccontextmanager
     async def _answer(self, request: Any) -> AsyncIterator[Any]:
         async with request as response:
             self._answering = True
             try:
-                yield response
+                yield _Answer(response)
             finally:
                 self._answering = False
 
@@ -232,6 +251,19 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
+
+
+class _Answer:
+    """An answer to a take, of which every job that can be read is read."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    async def json(self) -> Any:
+        return jobs_in(await self._response.read())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
 
 
 def _is_job(job: object) -> bool:

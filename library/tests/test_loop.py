@@ -165,6 +165,36 @@ def test_a_job_that_arrives_as_the_worker_is_told_to_stop_is_done(
         assert caller.status(job_id)["output"][0]["result"] == 2
 
 
+def test_a_job_that_is_on_its_way_as_the_worker_is_told_to_stop_is_done(
+    make_worker: MakeWorker, faulty: Faulty, tmp_path: Path
+) -> None:
+    """Nothing of the answer has come yet: it is as far away as the answer to a ping."""
+    handed, pinged = asyncio.Event(), asyncio.Event()
+
+    async def far(_: web.BaseRequest, forward: Forward) -> web.Response:
+        answer = await forward()
+        handed.set()
+        await pinged.wait()
+        return answer
+
+    async def ping(request: web.BaseRequest, forward: Forward) -> web.Response:
+        if "runpod_version" not in request.query:  # as it is in the SDK's own, every few seconds
+            pinged.set()
+        return await forward()
+
+    with behind(faulty, make_worker("hostile"), tmp_path / "log") as caller:
+        caller.runsync([0])
+        faulty.plan("job-take", far)
+        faulty.plan("ping", *[ping] * 50)
+        caller.runsync([1])  # ends the poll under way
+        job_id = caller.run([2])
+        faulty.wait(handed)
+        [worker] = caller.endpoint.workers.running
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.exited.result(20) == 0
+        assert caller.status(job_id)["output"][0]["result"] == 2
+
+
 def test_a_worker_without_a_slot_left_ends_and_another_does_what_it_had(serve: Serve, fifos: list[Path]) -> None:
     caller = serve("hostile", ITEM_CONCURRENCY="2", ITEM_TIMEOUT="1")
     state = caller.runsync([0, *({"read": str(fifo)} for fifo in fifos[:2])])

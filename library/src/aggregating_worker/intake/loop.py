@@ -7,6 +7,7 @@ prestart) stays the SDK's.
 """
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -35,8 +36,9 @@ METHODS = (
     "kill_worker",
 )
 ATTRIBUTES = ("jobs_queue", "jobs_fetcher", "jobs_tasks", "job_progress", "current_concurrency", "_shutdown_event")
-LAST_MOMENT = 0.05
-"""Seconds that a worker which is told to stop waits for a job that may be on its way."""
+ROUND_TRIP, LAST_MOMENT = 1.0, 0.05
+"""Seconds that a worker which is told to stop waits for a job on its way: for the answer to a ping, at most, and then
+for an answer that was sent beside it."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds before the next take after one that failed, doubled with each failure up to the longest."""
 HELD = 0.1
@@ -172,11 +174,21 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         """Take jobs until the worker is told to stop; then drop the poll, unless its answer has begun."""
         try:
             async with self._until_stopped(super().get_jobs(session)) as taking:
+                pinging = asyncio.create_task(self._ping(session))
+                await asyncio.wait({taking, pinging}, timeout=ROUND_TRIP, return_when=asyncio.FIRST_COMPLETED)
+                pinging.cancel()
                 await asyncio.wait({taking}, timeout=LAST_MOMENT)
                 if self._answering:
                     await asyncio.wait({taking})
         finally:
             self.jobs_queue.put_nowait(None)
+
+    async def _ping(self, session: Any) -> None:
+        """Ask the platform something that it answers at once: what it had sent before has come when the answer has."""
+        url = os.environ.get("RUNPOD_WEBHOOK_PING", "").replace("$RUNPOD_POD_ID", os.environ.get("RUNPOD_POD_ID", ""))
+        with suppress(Exception):
+            async with session.get(url, params={"job_id": ",".join(self.jobs_tasks)}):  # as the SDK's pings name them
+                pass
 
     async def monitor_stop_signals(self, session: Any) -> None:
         """Ask which jobs to stop until the worker is told to stop; then drop the poll."""

@@ -179,7 +179,12 @@ def test_a_local_test_that_does_not_end_says_that_it_goes_on_and_if_interrupted_
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [("import absent", "ModuleNotFoundError: No module named 'absent'"), ("def", "SyntaxError: ")]
+    ("text", "why"),
+    [
+        ("import absent", "ModuleNotFoundError: No module named 'absent'"),
+        ("def", "SyntaxError: "),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+    ],
 )
 def test_a_task_that_cannot_be_imported_is_a_sentence(
     start: Start, make_worker: MakeWorker, text: str, why: str

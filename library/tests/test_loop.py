@@ -214,7 +214,11 @@ async def nothing(session: object, count: int) -> None:
     """Answer at once, as for a 204 or a 400."""
 
 
-@pytest.mark.parametrize("fetch", [refused, nothing])
+async def something_else(session: object, count: int) -> list[Any]:
+    return [{"id": "without an input"}, None]
+
+
+@pytest.mark.parametrize("fetch", [refused, nothing, something_else])
 def test_takes_that_bring_nothing_are_a_second_apart_at_most_and_never_without_a_pause(
     monkeypatch: pytest.MonkeyPatch, fetch: Callable[..., Any]
 ) -> None:

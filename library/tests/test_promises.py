@@ -62,7 +62,7 @@ def test_an_item_of_the_test_input_that_fails_is_named_with_its_reason(run: Run)
     done = run("def process(item, job):\n    return 1 / (item - 2)\n", "-k", "every_item")
     assert done.returncode == 1
     assert "1 of 3 items of test_input.json failed.\n  item 1: ZeroDivisionError: division by zero" in done.stdout
-    assert "promises.py:" not in done.stdout
+    assert "\nE  " not in done.stdout  # as in a traceback of pytest's
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,18 @@ def test_what_cannot_be_tried_says_so(run: Run) -> None:
     done = run("def process(item, job):\n    return item\n", "-k", "small_response")
     assert done.returncode == 0
     assert "a failure in place of one would not be shorter" in done.stdout
+
+
+def test_a_module_beside_the_task_sees_the_one_that_runs(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("import task\n\ndef made():\n    return [task.loaded]\n")
+    function = "import beside\nloaded = 0\ndef load():\n    global loaded\n    loaded = 1\n\n"
+    assert run(function + "def process(item, job):\n    return beside.made()\n", "-k", "costs").returncode == 0
+
+
+def test_more_items_than_the_task_takes_are_a_reason_to_skip(run: Run) -> None:
+    done = run("MAX_ITEMS = 3\n" + PLAIN, "-k", "costs or cancelled or small_response")
+    assert "3 skipped" in done.stdout
+    assert "items are too many for one job" in done.stdout
 
 
 def test_a_project_can_leave_them_out(run: Run) -> None:

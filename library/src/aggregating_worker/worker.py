@@ -3,7 +3,6 @@
 It imports neither the SDK nor the task before it has to: the commands of the other side need neither.
 """
 
-import asyncio
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -45,10 +44,12 @@ class Worker:
 
     def run(self, job: dict[str, Any]) -> AsyncGenerator[Any, None]:
         """Return what yields the chunks of ``job`` as they are ready, or ``{"error": sentence}`` if it cannot start."""
-        return self._jobs.run(job)
+        return self._jobs.run({"id": "local_test", **job})  # as the SDK calls a job without an id
 
     async def collect(self, results: AsyncIterator[Any]) -> Any:
         """Return ``results`` as the list that production would collect, or the ``{"error": …}`` that is all of them."""
+        import asyncio  # here, so that Ctrl-C is a sentence as early as can be
+
         from aggregating_worker.intake.mode import Mode
 
         local_test = self._mode is Mode.LOCAL_TEST
@@ -115,7 +116,7 @@ class Worker:
         log.TaskLog().install()
         try:
             task = import_module(self._task)
-        except Exception as error:
+        except BaseException as error:  # sys.exit() among them
             raised = describe(error)
             log.error(f"{self._task}.py cannot be imported", trace=raised.trace)
             raise Refused(f"{self._task}.py cannot be imported: {raised.kind}: {raised.message}") from None
@@ -153,6 +154,8 @@ def _shown(value: Any) -> Any:
 
 
 async def _tell() -> None:
+    import asyncio
+
     from aggregating_worker import log
 
     for seconds in count(EVERY, EVERY):

@@ -140,10 +140,6 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         except Exception:
             await self._rest()
             raise
-        if not answer and time.monotonic() < began + HELD:
-            await self._rest()
-            return []
-        self._pause = FIRST_PAUSE
         jobs = [job for job in answer if _is_job(job)]
         if len(jobs) < len(answer):
             log.error("The platform answered with something that is not a job.")
@@ -154,6 +150,10 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
             else:
                 self._coming.add(job["id"])
                 fresh.append(job)
+        if fresh or time.monotonic() > began + HELD:
+            self._pause = FIRST_PAUSE
+        else:
+            await self._rest()
         self._left = max(0, self._left - len(fresh))
         return fresh
 

@@ -42,6 +42,8 @@ def main(argv: list[str]) -> None:
         sys.exit(f"{NO_HANDLER}, or give a command after --.")
 
     api_key = os.environ.get("RUNPOD_API_KEY")
+    if api_key and " " in api_key:
+        sys.exit("RUNPOD_API_KEY has a space in it, which no request could show: mend it, or unset it.")
     for ending in (signal.SIGTERM, signal.SIGHUP):  # as an exception, so that no worker outlives the endpoint
         signal.signal(ending, lambda *_: sys.exit())
     endpoint = LocalEndpoint(

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -70,15 +71,14 @@ class Faults:
                 await asyncio.sleep(0.01)
 
 
-def plant(task_file: str) -> dict[str, Any]:
-    """Return the names of the task in ``task_file``, with its function in a wrapper of its own kind."""
+def plant(task_file: str) -> None:
+    """Be the module ``task`` in ``task_file``, with its function in a wrapper of its own kind."""
     spec = spec_from_file_location("task", task_file)
     assert spec is not None and spec.loader is not None
-    task = module_from_spec(spec)
+    task = sys.modules["task"] = module_from_spec(spec)  # the one that modules beside it import
     spec.loader.exec_module(task)
-    name = "process_batch" if hasattr(task, "process_batch") else "process"
-    faults = Faults(Path(os.environ[FAULTS]))
-    return {**vars(task), name: _wrapped(task, name, faults)}
+    name = "process_batch" if callable(getattr(task, "process_batch", None)) else "process"
+    setattr(task, name, _wrapped(task, name, Faults(Path(os.environ[FAULTS]))))
 
 
 def _wrapped(task: ModuleType, name: str, faults: Faults) -> Callable[..., Any]:
@@ -132,6 +132,6 @@ def folder_with_faults(project: Path, folder: Path) -> Path:
         if entry.name not in ("handler.py", "task.py"):
             (folder / entry.name).symlink_to(entry)
     shutil.copy(project / "handler.py", folder)  # Python looks for ``task`` where this file really is
-    text = f"from {__name__} import plant\n\nglobals().update(plant({json.dumps(str(project / 'task.py'))}))\n"
+    text = f"from {__name__} import plant\n\nplant({json.dumps(str(project / 'task.py'))})\n"
     (folder / "task.py").write_text(text, encoding="utf-8")
     return folder

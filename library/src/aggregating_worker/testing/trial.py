@@ -90,21 +90,8 @@ def test_input(project: Path) -> dict[str, Any]:
         fail(f'test_input.json is not a job, {{"input": {{"items": […]}}}}: {type(error).__name__}: {error}')
 
 
-def job_of(test_input: dict[str, Any], count: int, **beside: Any) -> dict[str, Any]:
-    """Return the job of ``test_input.json`` with so many items, its own again and again."""
-    given = test_input["input"]
-    names = [name for name, value in given.items() if isinstance(value, list) and value]
-    if "items" in names:
-        name = "items"
-    elif len(names) == 1:
-        [name] = names
-    else:
-        pytest.skip("test_input.json has no list that is surely the items.")
-    return {"input": {**given, name: [*islice(cycle(given[name]), count)], **beside}}
-
-
-def finished(caller: Caller, job_id: str) -> dict[str, Any]:
-    """Return a job's final state. Fails if it is not ``COMPLETED``, or if the last worker has ended before it was."""
+def ended(caller: Caller, job_id: str) -> dict[str, Any]:
+    """Return a job's final state. Fails if it has none in time, or if the last worker has ended before."""
     deadline = time.monotonic() + PATIENCE
     while (state := caller.status(job_id))["status"] in RUNNING:
         if not caller.endpoint.workers.alive:
@@ -112,9 +99,23 @@ def finished(caller: Caller, job_id: str) -> dict[str, Any]:
         if time.monotonic() > deadline:
             fail(f"The job has not ended in {PATIENCE:.0f} s: ITEM_TIMEOUT bounds an item.")
         time.sleep(0.02)
+    return state
+
+
+def finished(caller: Caller, job_id: str) -> dict[str, Any]:
+    """Return the final state of a job that is ``COMPLETED``. Fails if it is not."""
+    state = ended(caller, job_id)
     if state["status"] != "COMPLETED":
         fail(f"The job ended {state['status']}: {state.get('error')}")
     return state
+
+
+def done(caller: Caller, job_id: str) -> dict[str, Any]:
+    """Return what ``finished`` does; skip the test if the task refuses a job of more items than its own."""
+    state = ended(caller, job_id)
+    if state["status"] == "FAILED":
+        pytest.skip(f"The job of this test is refused: {state['error']}")
+    return finished(caller, job_id)
 
 
 def envelopes(state: dict[str, Any]) -> list[Envelope]:
@@ -160,14 +161,30 @@ def real(serve: Serve) -> Caller:
 
 
 @pytest.fixture(scope="module")
-def runs(
+def tried(
     real: Caller,
     project: Path,
     test_input: dict[str, Any],
     worker_env: Mapping[str, str],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Runs:
-    """Run ``test_input.json`` in each way. Fails if an item does."""
+) -> Runs | str:
+    """Run ``test_input.json`` in each way; return what came of it, or a text that says why that is nothing to go on."""
+    try:
+        return _run(real, project, test_input, worker_env, tmp_path_factory.mktemp("local"))
+    except pytest.fail.Exception as failed:
+        return str(failed)
+
+
+@pytest.fixture(scope="module")
+def runs(tried: Runs | str) -> Runs:
+    """Return what came of ``test_input.json``. Where it has failed, one test says why, and the others are skipped."""
+    if isinstance(tried, str):
+        pytest.skip(f"test_input.json does not run: {tried.splitlines()[0]}")
+    return tried
+
+
+def _run(real: Caller, project: Path, test_input: dict[str, Any], worker_env: Mapping[str, str], folder: Path) -> Runs:
+    """Run ``test_input.json`` in each way. Fails if the worker does not start, or an item fails."""
     began = time.monotonic()
     while not real.endpoint.workers.states()["ready"]:
         if not real.endpoint.workers.alive:
@@ -177,17 +194,32 @@ def runs(
         time.sleep(0.02)
     started = time.monotonic() - began
     with ThreadPoolExecutor(1) as beside:
-        local = beside.submit(run_local_test, project, worker_env, tmp_path_factory.mktemp("local"))
+        local = beside.submit(run_local_test, project, worker_env, folder)
         job_id = real.submit(test_input)
         streamed = [each for each in flatten([*real.stream(job_id)]) if not is_parts(each)]
         state = finished(real, job_id)
         run = envelopes(state)
         check_items("/run", run, f"\nThe worker's log:\n{real.log.read_text()}")
-        again = real.post("/runsync?wait=90000", json=test_input).json()
+        again = real.post("/runsync?wait=30000", json=test_input).json()
         runsync = envelopes(finished(real, again["id"]))
         check_items("/runsync", runsync)
         size = len(json.dumps(state["output"], ensure_ascii=False).encode())
         return Runs(local.result(), run, streamed, runsync, size, started, state["executionTime"] / 1000 / len(run))
+
+
+@pytest.fixture(scope="module")
+def job_of(test_input: dict[str, Any], runs: Runs) -> Callable[..., dict[str, Any]]:
+    """Make the job of ``test_input.json`` with so many items, its own again and again."""
+    given = test_input["input"]
+    lists = [name for name, value in given.items() if isinstance(value, list) and len(value) == len(runs.run)]
+    if "items" not in lists and len(lists) != 1:
+        pytest.skip("test_input.json has no list that is surely the items.")
+    name = "items" if "items" in lists else lists[0]
+
+    def make(count: int, **beside: Any) -> dict[str, Any]:
+        return {"input": {**given, name: [*islice(cycle(given[name]), count)], **beside}}
+
+    return make
 
 
 class Planted(NamedTuple):
@@ -203,8 +235,11 @@ class Planted(NamedTuple):
         job_id = self.caller.submit(job)
         deadline = time.monotonic() + PATIENCE
         while held not in self.faults.called():
-            if time.monotonic() > deadline:
-                fail(f"An item was not begun in {PATIENCE:.0f} s. The worker's log:\n{self.caller.log.read_text()}")
+            if self.caller.status(job_id)["status"] not in RUNNING:
+                done(self.caller, job_id)
+                fail("The job has ended without the item that was to be held: the fault was not planted.")
+            if not self.caller.endpoint.workers.alive or time.monotonic() > deadline:
+                fail(f"An item was not begun. The worker's log:\n{self.caller.log.read_text()}")
             time.sleep(0.01)
         return job_id
 
@@ -219,6 +254,8 @@ def planted(
 ) -> Iterator[Planted]:
     """Serve the project with faults planted around its task; its worker starts anew when it has ended."""
     runs.skip_if_slow_to_start()
+    if not (project / "task.py").is_file():
+        pytest.skip("There is no task.py here around which a fault could be planted.")
     folder = tmp_path_factory.mktemp("planted")
     log = make_log()
     faults = folder / "faults"

@@ -9,6 +9,7 @@ from typing import Any
 
 from aggregating_worker.local import LocalEndpoint
 from aggregating_worker.local.client_api import MAX_BODY
+from aggregating_worker.local.job import Job
 from chart import Row
 from serve import Serve, first_job, submit
 
@@ -102,15 +103,14 @@ def timed(endpoint: LocalEndpoint, body: Any) -> tuple[float, float]:
     chance sooner. The clock is the machine's, the same in the worker's process and in this one.
     """
     first: dict[str, float] = {}
-    stream = endpoint.queue.stream
 
-    def watch(job: Any, chunk: Any) -> None:
-        first.setdefault(job.id, time.monotonic())
-        stream(job, chunk)
+    def watch(job: Job, *chunk: bytes) -> None:
+        if chunk:
+            first.setdefault(job.id, time.monotonic())
 
-    endpoint.queue.stream = watch
+    endpoint.queue.watchers.append(watch)
     state = submit(endpoint, "runsync", body)
-    endpoint.queue.stream = stream
+    endpoint.queue.watchers.remove(watch)
     one = state["output"][0][0] if isinstance(state["output"][0], list) else state["output"][0]
     began = one.get("result", one)["began"]
     return float(endpoint.queue.jobs[state["id"]].ended - began), first[state["id"]] - began

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import matplotlib
 from rich.console import Console
@@ -54,7 +54,7 @@ def mapped(endpoint: LocalEndpoint, workers: int) -> float:
     return float(summary.items / summary.seconds)
 
 
-async def call_map(endpoint: LocalEndpoint, workers: int, items: IO[bytes], results: Path) -> Any:
+async def call_map(endpoint: LocalEndpoint, workers: int, items: BinaryIO, results: Path) -> Any:
     """Return the summary of ``map``."""
     job = {"input": {"seconds": SECONDS}}
     async with Client("local", api_key="any", base_url=endpoint.base_url) as client:

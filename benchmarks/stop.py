@@ -49,7 +49,8 @@ def exits(serve: AbstractContextManager[LocalEndpoint]) -> tuple[float, float]:
             worker.stopping = True  # and is not replaced
             worker.exited.add_done_callback(partial(note, worker.id))
             os.kill(worker.process.pid, signal.SIGTERM)
-        if any(worker.exited.result() for worker in workers) or job.status != "COMPLETED":
+        failed = any(worker.exited.result() for worker in workers)
+        if failed or job.status != "COMPLETED" or job.worker is None or job.ended is None:
             raise SystemExit("A worker that was told to stop has not ended well.")
         [idle] = ended.keys() - {job.worker}
-        return ended[idle] - told, ended[job.worker] - float(job.ended)
+        return ended[idle] - told, ended[job.worker] - job.ended

@@ -8,16 +8,20 @@ WORKER := build/my-worker
 POINTS := sync async batch images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-library test-sdk lint wheel table bench image scale lock upgrade clean
+.PHONY: help demo test test-library test-template test-sdk lint wheel table bench image scale lock upgrade clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(WORKER)  ## Bake a worker and run its main job: local test, then production with a stream
 	@$(MAKE) --no-print-directory -C $(WORKER) demo
 
-test: lint test-library  ## Lint, the library, then every bake, every image (if Docker runs), and the README's table
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: lint test-library test-template  ## Everything: lint, the library, every bake, every image (if Docker runs)
+
+# The files that take longest begin first; the others run beside them.
+test-template: $(BIN)/.ready-dev  ## The template's tests: every bake, its image, its updates; ARGS="tests/test_bake.py" runs some
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+		$(or $(ARGS),tests/test_image.py tests/test_baked.py tests)
 
 test-library: $(BIN)/.ready-dev  ## The library's tests, from its source; ARGS="tests/test_pool.py" runs some
 	cd library && ../$(BIN)/python -m pytest --numprocesses 4 --dist loadscope $(ARGS)

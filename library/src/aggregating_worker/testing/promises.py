@@ -165,7 +165,6 @@ def test_a_small_response_accounts_for_every_item(runs: Runs, serve: Serve, job_
 
 
 @pytest.mark.parametrize("wrong", ["no items", "no object"])
-@pytest.mark.usefixtures("runs")
 def test_a_request_that_cannot_be_used_is_refused_in_a_sentence(real: Caller, job_of: JobOf, wrong: str) -> None:
     job = job_of(0) if wrong == "no items" else {"input": [1]}
     state = real.post("/runsync?wait=30000", json=job).json()

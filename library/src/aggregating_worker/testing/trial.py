@@ -20,7 +20,7 @@ from aggregating_worker.testing.faulty import Faulty
 from aggregating_worker.testing.planted import FAULTS, Faults, folder_with_faults
 
 PATIENCE = 100.0
-"""Seconds for a job; then pytest's own limit would end the test, with the stacks of all threads."""
+"""Seconds for a job, for the start of a worker, and for a local test."""
 SLOW = 0.5
 """Seconds of an item from which a task is slow: twenty jobs of it would take too long."""
 SLOW_START = 20.0
@@ -104,7 +104,11 @@ def ended(caller: Caller, job_id: str) -> dict[str, Any]:
 
 def finished(caller: Caller, job_id: str) -> dict[str, Any]:
     """Return the final state of a job that is ``COMPLETED``. Fails if it is not."""
-    state = ended(caller, job_id)
+    return completed(ended(caller, job_id))
+
+
+def completed(state: dict[str, Any]) -> dict[str, Any]:
+    """Return ``state`` if it is ``COMPLETED``; fail with its error if it is not."""
     if state["status"] != "COMPLETED":
         fail(f"The job ended {state['status']}: {state.get('error')}")
     return state
@@ -115,7 +119,7 @@ def done(caller: Caller, job_id: str) -> dict[str, Any]:
     state = ended(caller, job_id)
     if state["status"] == "FAILED":
         pytest.skip(f"The job of this test is refused: {state['error']}")
-    return finished(caller, job_id)
+    return completed(state)
 
 
 def envelopes(state: dict[str, Any]) -> list[Envelope]:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aggregating_worker.intake import before_sdk
+from aggregating_worker import before_sdk
 from aggregating_worker.local import LocalEndpoint
 from aggregating_worker.testing import caller as testing
 from aggregating_worker.testing.caller import off_runpod

@@ -36,7 +36,7 @@ from tests.calling import (
 from tests.conftest import LIBRARY, Caller, Serve
 
 STORING = """
-import aggregating_worker.intake.before_sdk, os, runpod
+import aggregating_worker.before_sdk, os, runpod
 def handler(job):
     for index, name in enumerate(job["input"]["items"]):
         yield {"index": index, "success": True, "result_url": os.environ["BUCKET"] + "/" + name, "bytes": 1_000_002}
@@ -354,7 +354,7 @@ def test_a_job_may_be_a_slice_of_a_longer_list() -> None:
 
 
 GROWING = """
-import aggregating_worker.intake.before_sdk, runpod
+import aggregating_worker.before_sdk, runpod
 def handler(job):
     for index, fifo in enumerate(job["input"]["items"]):
         yield {"index": index, "parts": ["a"]} if index else [{"index": index, "parts": ["a"]}]

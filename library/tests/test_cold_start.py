@@ -32,8 +32,14 @@ def test_starting_imports_nothing_that_waits_or_is_for_tests(make_worker: MakeWo
     assert "paramiko.client" not in modules
 
 
+def test_the_process_of_the_task_does_not_wait_for_the_sdk() -> None:
+    code = "import json, sys; import aggregating_worker.process.inside; print(json.dumps([*sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    assert not (LEFT_OUT | {"runpod", "aiohttp"}) & set(json.loads(done.stdout))
+
+
 def test_what_is_left_out_is_there_for_a_task_that_uses_it() -> None:
-    use = "from aggregating_worker.intake import before_sdk; before_sdk.prepare(); import runpod, paramiko; "
+    use = "from aggregating_worker import before_sdk; before_sdk.prepare(); import runpod, paramiko; "
     for line in ("paramiko.SSHClient()", "from paramiko import SSHClient", "import paramiko.client"):
         subprocess.run([sys.executable, "-c", use + line], check=True)
 

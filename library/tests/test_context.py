@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from aggregating_worker.calls.function import kind
 from aggregating_worker.job import JobRunner
-from aggregating_worker.log import TaskLog
+from aggregating_worker.process.function import kind
+from aggregating_worker.process.log import TaskLog
 from aggregating_worker.refusal import Refused
-from aggregating_worker.settings import Settings, read_settings
+from aggregating_worker.settings import read_settings
 from tests.conftest import Serve
+from tests.engine import runner
 
 
 @pytest.mark.parametrize("task", ["contextual", "contextual_batch"])
@@ -50,9 +51,11 @@ def test_a_task_that_closes_standard_output_costs_no_job_and_no_line_of_the_log(
         caller.wait_for_log(state["id"], counts)
 
 
-def test_a_line_whose_arguments_do_not_fit_is_in_the_log_too(capsys: pytest.CaptureFixture[str]) -> None:
-    TaskLog().emit(logging.LogRecord("task", logging.WARNING, "task.py", 1, "%d files", ("many",), None))
-    assert "'%d files' ('many',)" in capsys.readouterr().out
+def test_a_line_whose_arguments_do_not_fit_is_in_the_log_too() -> None:
+    lines: list[tuple[str, str]] = []
+    log = TaskLog(lambda where, level, message: lines.append((level, message)))
+    log.emit(logging.LogRecord("task", logging.WARNING, "task.py", 1, "%d files", ("many",), None))
+    assert lines == [("WARN", "'%d files' ('many',)")]
 
 
 def test_a_constant_of_a_settings_name_is_its_default_and_the_environment_wins(
@@ -73,7 +76,7 @@ class Input(BaseModel):
 
 def worker(**functions: Callable[..., Any]) -> JobRunner:
     task: Any = SimpleNamespace(Input=Input, load=lambda: None, **functions)
-    return JobRunner(task, Settings())
+    return runner(task)
 
 
 @pytest.mark.parametrize(
@@ -141,14 +144,14 @@ class Model:
 )
 def test_a_decorated_or_partial_async_function_is_async(function: Callable[..., Any]) -> None:
     assert kind(function) == (True, False)
-    assert worker(process=function).pool.concurrency == 32
+    assert worker(process=function).slots.most_items == 32
 
 
 def run(task: Any, given: dict[str, Any], **settings: Any) -> list[Any]:
     """Do a job; return what is yielded for it."""
 
     async def chunks() -> list[Any]:
-        return [chunk async for chunk in JobRunner(task, Settings(**settings)).run({"id": "job", "input": given})]
+        return [chunk async for chunk in runner(task, **settings).run({"id": "job", "input": given})]
 
     return asyncio.run(chunks())
 
@@ -208,11 +211,16 @@ def test_a_task_may_do_what_it_likes_to_the_list_of_its_job(kind: str) -> None:
     assert [envelope["result"] for envelope in run(task, {"prompts": prompts})] == prompts
 
 
-def test_the_job_of_a_batch_has_the_items_of_the_call() -> None:
+@pytest.mark.parametrize("name", ["process", "process_batch"])
+def test_the_job_of_a_call_has_the_items_of_that_call(name: str) -> None:
+    def process(item: str, job: Ported) -> bool:
+        return job.items == [item]
+
     def process_batch(items: list[str], job: Ported) -> list[bool]:
         return [job.items == items] * len(items)
 
-    task: Any = SimpleNamespace(Input=Ported, load=lambda: None, process_batch=process_batch)
+    function = process if name == "process" else process_batch
+    task: Any = SimpleNamespace(Input=Ported, load=lambda: None, **{name: function})
     found = run(task, {"prompts": [str(number) for number in range(10)]}, batch_size=4)
     assert [envelope["result"] for envelope in found] == [True] * 10
 

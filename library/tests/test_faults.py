@@ -453,3 +453,23 @@ class TestMachine:
         assert chunks[1]["failure"]["type"] == "TimeoutError"
         assert caller.status(job_id)["output"] == chunks
         assert "The clock jumps." in caller.log.read_text()
+
+
+def test_results_that_the_platform_does_not_take_are_bounded_and_all_of_them_arrive(
+    faulty: Faulty, behind: Behind
+) -> None:
+    """Of fifteen jobs with half a megabyte each, five are made while no final body is taken; then all of them are."""
+    with behind(UNDELIVERED_BYTES="2000000", JOB_CONCURRENCY="15") as caller:
+        caller.runsync([0])
+        held = [Held() for _ in range(15)]
+        faulty.plan("job-done", *held)
+        jobs = [caller.run([{"bytes": 500_000}] * 2) for _ in range(15)]
+        held[0].reached.result(20)
+        held[1].reached.result(20)
+        with pytest.raises(TimeoutError):
+            held[3].reached.result(2)
+        in_hand = [job_id for job_id in jobs if caller.status(job_id)["status"] == "IN_PROGRESS"]
+        assert len(in_hand) <= 5
+        for each in held:
+            each.release()
+        assert [ended(caller, job_id)["status"] for job_id in jobs] == ["COMPLETED"] * 15

@@ -1,5 +1,6 @@
 """Files in results: at any depth of them, inline or in the bucket, and never another item's."""
 
+import asyncio
 import base64
 import dataclasses
 import io
@@ -17,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from aggregating_worker.outcome.files import File, NotAFile, find
 from aggregating_worker.outcome.overflow import Output
-from aggregating_worker.outcome.result import Outcome, encoded
+from aggregating_worker.outcome.result import Outcome, encoded, with_files
+from tests.engine import make, run
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
@@ -35,11 +37,11 @@ class Record:
     names: list[str]
 
 
-def sealed(value: Any, **options: Any) -> Outcome:
+def sealed(value: Any) -> Outcome:
     made = find(value)
     assert made
     made.take()
-    return Output("job", 10, 10_000_000, **options).seal(3, made)
+    return Output("job", 10, 10_000_000).seal(3, with_files(made))
 
 
 def result(value: Any) -> Any:
@@ -96,10 +98,20 @@ def test_a_path_without_an_end_is_no_file(fifo: Path) -> None:
             File(path).take()
 
 
-def test_a_picture_that_cannot_be_encoded_is_a_failure_that_names_it() -> None:
-    body = sealed({"image": Image.new("F", (8, 4))}).body
-    assert body["failure"]["type"] == "NotAFile"
-    assert body["failure"]["message"].startswith("an image of 8 × 4, mode F, could not be encoded as PNG: ")
+def failed(value: Any, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return the failure of an item whose result is ``value``; its traceback is in the log."""
+    [body] = asyncio.run(run(make(lambda item, job: value), ["item"]))
+    out = capsys.readouterr().out
+    assert "Item 0 has no result that can be sent\nTraceback" in out
+    assert body["failure"]["type"] in out
+    failure: dict[str, Any] = body["failure"]
+    return failure
+
+
+def test_a_picture_that_cannot_be_encoded_is_a_failure_that_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    failure = failed({"image": Image.new("F", (8, 4))}, capsys)
+    assert failure["type"] == "NotAFile"
+    assert failure["message"].startswith("an image of 8 × 4, mode F, could not be encoded as PNG: ")
 
 
 def test_a_result_keeps_its_shape() -> None:
@@ -140,10 +152,10 @@ def _kind(content: bytes) -> str:
     return File(content).kind()[0]
 
 
-def test_a_cycle_with_a_file_in_it_is_for_the_encoder_to_refuse() -> None:
-    cycle: list[Any] = [PNG]
+def test_a_cycle_with_a_file_in_it_is_for_the_encoder_to_refuse(capsys: pytest.CaptureFixture[str]) -> None:
+    cycle: list[Any] = [b"text"]
     cycle.append(cycle)
-    assert not sealed(cycle).success
+    assert failed(cycle, capsys)["type"] == "ValueError"
 
 
 def test_what_the_task_changes_after_it_has_returned_changes_nothing(tmp_path: Path) -> None:
@@ -155,7 +167,7 @@ def test_what_the_task_changes_after_it_has_returned_changes_nothing(tmp_path: P
     path.unlink()
     buffer[:] = b"other"
     picture.putpixel((0, 0), 200)
-    *texts, copy = Output("job", 1, 10_000).seal(0, made).body["result"]
+    *texts, copy = Output("job", 1, 10_000).seal(0, with_files(made)).body["result"]
     assert [base64.b64decode(text["data"]) for text in texts] == [b"first"] * 2
     assert Image.open(io.BytesIO(base64.b64decode(copy["data"]))).getpixel((0, 0)) == 10
 

@@ -60,7 +60,7 @@ def bucket() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def drawing(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    code = "import aggregating_worker.intake.before_sdk" + DRAWING
+    code = "from aggregating_worker import before_sdk; before_sdk.prepare()" + DRAWING
     with (
         (tmp_path_factory.mktemp("drawing") / "worker.log").open("wb") as log,
         LocalEndpoint([sys.executable, "-u", "-c", code], env={"BUCKET": bucket}, log=log) as endpoint,

@@ -21,6 +21,33 @@ from tests.conftest import MakeWorker, off_runpod
 
 Start = Callable[..., "subprocess.CompletedProcess[str]"]
 
+STUBBORN = """
+import asyncio
+from contextlib import suppress
+
+from tests.tasks.hostile import Input, load
+
+
+async def process(item, job):
+    while item == "stays":
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+    return item
+"""
+
+HALF = """
+import asyncio
+
+from tests.tasks.hostile import Input, load
+
+
+async def process(item, job):
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        {word} "half"
+"""
+
 
 @pytest.fixture(scope="module")
 def hostile(make_worker: MakeWorker) -> Path:
@@ -140,6 +167,26 @@ def test_a_call_that_never_returns_does_not_keep_the_local_test_alive(start: Sta
     finished = start(f"--test_input={job}", ITEM_TIMEOUT="0.2")
     assert finished.returncode == 1
     assert "TimeoutError" in finished.stdout
+
+
+def test_nor_does_one_that_never_accepts_cancellation(start: Start, make_worker: MakeWorker) -> None:
+    folder = make_worker("hostile")
+    (folder / "task.py").write_text(STUBBORN)
+    finished = start('--test_input={"input": {"items": ["a", "stays"]}}', folder=folder, ITEM_TIMEOUT="0.2")
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("1 of 2 items failed. Item 1: TimeoutError: ")
+
+
+@pytest.mark.parametrize("word", ["return", "yield"])
+def test_what_an_item_over_its_time_returns_when_it_is_cancelled_is_no_result(
+    start: Start, make_worker: MakeWorker, word: str
+) -> None:
+    """It may be half of one."""
+    folder = make_worker("hostile")
+    (folder / "task.py").write_text(HALF.format(word=word))
+    job = json.dumps({"input": {"items": [0] * 8}})
+    finished = start(f"--test_input={job}", folder=folder, ITEM_TIMEOUT="0.2")
+    assert finished.stderr.startswith("8 of 8 items failed. Item 0: TimeoutError: ")
 
 
 @pytest.mark.parametrize("chunk_size", ["1", "2"])

@@ -5,7 +5,8 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from aggregating_worker.job import JobRunner
 from aggregating_worker.refusal import Refused
-from aggregating_worker.settings import Settings
 from tests.conftest import Caller, MakeWorker, Serve, off_runpod
-from tests.test_pool import run
-from tests.test_stream import make
+from tests.engine import make, others_done, run, runner, stream_of
 
 
 @pytest.fixture(scope="module", params=["parts", "parts_async"])
@@ -86,8 +84,8 @@ def test_a_generator_is_closed_when_its_job_is_cancelled(caller: Caller, fifo: P
 def test_the_time_of_an_item_is_that_of_all_its_parts(serve: Serve, tmp_path: Path) -> None:
     caller = serve("parts", ITEM_TIMEOUT="0.5")
     closed = tmp_path / "closed"
-    state = caller.runsync([{"yield": ["first"], "closed": str(closed), "for ever": True}])
-    assert state["output"][0]["failure"]["type"] == "TimeoutError"
+    state = caller.runsync([{"yield": ["first"], "closed": str(closed), "for ever": True}] * 8)
+    assert [envelope.get("failure", {}).get("type") for envelope in state["output"]] == ["TimeoutError"] * 8
     while not closed.exists():
         caller.get("/health")
 
@@ -100,6 +98,42 @@ def test_an_async_generator_that_awaits_nothing_leaves_the_others_their_turn() -
     async def scenario() -> None:
         [failed] = await run(make(process, item_timeout=0.05), ["endless"])
         assert failed["failure"]["type"] == "TimeoutError"
+
+    asyncio.run(scenario())
+
+
+def test_no_part_comes_after_the_envelope_of_an_item_that_goes_on_over_its_time() -> None:
+    yielded, sent = 0, 0
+    over = asyncio.Event()
+
+    async def process(item: object, job: object) -> AsyncIterator[str]:
+        nonlocal yielded
+        while not over.is_set():
+            with suppress(asyncio.CancelledError):
+                yield "more"
+                yielded += 1
+                await asyncio.sleep(0)
+
+    async def send(output: object, job_id: str, index: int, parts: Sequence[bytes]) -> None:
+        nonlocal sent
+        sent += len(parts)
+
+    async def scenario() -> None:
+        stream = make(process, item_timeout=0.05)
+        stream.send_parts = send
+        try:
+            async with aclosing(stream_of(stream, ["late", "late"])) as chunks:
+                [first] = await anext(chunks)
+                assert first.body["failure"]["type"] == "TimeoutError"
+                await anext(chunks)
+                before, begun = sent, yielded
+                assert before
+                while yielded < begun + 100:
+                    await asyncio.sleep(0)
+                assert sent == before
+        finally:
+            over.set()
+        await others_done(stream)
 
     asyncio.run(scenario())
 
@@ -138,4 +172,4 @@ def test_a_batch_that_yields_is_refused_at_the_start() -> None:
 
     task: Any = SimpleNamespace(Input=Input, load=lambda: None, process_batch=process_batch)
     with pytest.raises(Refused, match="only process may yield"):
-        JobRunner(task, Settings())
+        runner(task)

@@ -106,7 +106,7 @@ def posted(server: Server, times: int = 1, pause: float = 0) -> list[Any]:
         async def scenario(poster: Poster) -> list[Any]:
             made: list[Any] = []
             for number in range(times):
-                sent = poster.post(url, "/path?a=b", {"X-Request-ID": "7"}, b"body %d" % number, 5)
+                sent = poster.post(url, "/path?a=b", {"X-Request-ID": "7"}, [b"body %d" % number], 5)
                 made += await asyncio.gather(sent, return_exceptions=True)
                 await asyncio.sleep(pause)
             return made
@@ -129,7 +129,7 @@ def test_a_body_of_any_size_arrives_whole_and_leaves_the_connection_to_the_next(
 
     async def scenario(poster: Poster) -> None:
         for body in bodies:
-            assert await poster.post(url, "/", {}, body, 20) == Answer(200, "")
+            assert await poster.post(url, "/", {}, [body], 20) == Answer(200, "")
 
     with serving(server) as url:
         post_with(scenario)
@@ -206,12 +206,12 @@ def test_what_comes_unasked_is_no_answer_to_the_next_post() -> None:
         connection.recv(1)
 
     async def scenario(poster: Poster) -> None:
-        assert await poster.post(url, "/", {}, b"body", 5) == Answer(200, "")
+        assert await poster.post(url, "/", {}, [b"body"], 5) == Answer(200, "")
         [[connection]] = poster._resting.values()
         asked.set()
         while connection.reusable:
             await asyncio.sleep(0.001)
-        assert await poster.post(url, "/", {}, b"body", 5) == Answer(200, "")
+        assert await poster.post(url, "/", {}, [b"body"], 5) == Answer(200, "")
 
     with serving(answer_twice) as url:
         post_with(scenario)
@@ -234,7 +234,7 @@ def test_an_answer_may_come_before_the_body_has_gone() -> None:
 
     async def scenario(poster: Poster) -> None:
         for _ in range(2):  # the rest of the first body must not be taken for the second request
-            assert await poster.post(url, "/", {}, b"x" * 30_000_000, 5) == Answer(413, "")
+            assert await poster.post(url, "/", {}, [b"x" * 30_000_000], 5) == Answer(413, "")
 
     with serving(refuse) as url:
         post_with(scenario)
@@ -253,11 +253,11 @@ def test_what_is_cancelled_or_takes_too_long_takes_its_connection_along() -> Non
 
     async def scenario(poster: Poster) -> None:
         with pytest.raises(TimeoutError):
-            await poster.post(url, "/", {}, b"body", 0.05)
+            await poster.post(url, "/", {}, [b"body"], 0.05)
         assert await asyncio.to_thread(ended.get, timeout=10) == b""
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await poster.post(url, "/", {}, b"body", 5)
+                await poster.post(url, "/", {}, [b"body"], 5)
         assert await asyncio.to_thread(ended.get, timeout=10) == b""
 
     with serving(say_nothing) as url:
@@ -268,7 +268,7 @@ def test_where_nobody_listens_or_all_are_turned_away_it_is_an_oserror() -> None:
     async def scenario(poster: Poster) -> None:
         for _ in range(20):
             with pytest.raises(OSError):
-                await poster.post(url, "/", {}, b"body", 5)
+                await poster.post(url, "/", {}, [b"body"], 5)
 
     with serving(lambda _: None) as url:
         post_with(scenario)
@@ -280,7 +280,7 @@ def test_over_tls_only_whoever_is_known_is_told_anything(tmp_path: Path, monkeyp
     context, certificate = _certified(tmp_path)
 
     async def scenario(poster: Poster) -> list[Answer]:
-        return [await poster.post(url, "/", {}, b"body %d" % number, 5) for number in range(2)]
+        return [await poster.post(url, "/", {}, [b"body %d" % number], 5) for number in range(2)]
 
     with serving(server, context) as url:
         post._context.cache_clear()

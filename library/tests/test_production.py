@@ -135,7 +135,7 @@ class TestAsync(Promises):
     def test_a_task_of_the_tasks_own_that_exits_costs_its_item_only(self, caller: Caller) -> None:
         output = caller.runsync([1, "subtask", 2])["output"]
         assert [envelope["success"] for envelope in output] == [True, False, True]
-        assert output[1]["failure"]["type"] == "Exited"
+        assert output[1]["failure"]["type"] == "ProcessDied"
         assert caller.runsync(["text"])["status"] == "COMPLETED"
 
 

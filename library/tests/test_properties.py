@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections import defaultdict
+import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from aggregating_worker.calls.stream import Stream
 from aggregating_worker.outcome.overflow import Output
 from aggregating_worker.outcome.result import Outcome
-from aggregating_worker.settings import Settings
 from tests.conftest import Caller, Serve
+from tests.engine import Gauge, given_up, make, others_done, stream_of
 from tests.tasks.hostile import FAULTY, FINE
-from tests.test_stream import Gauge, others_done
 
 KINDS = ("blocking", "async", "blocking batch", "async batch")
 SIZES = (0, 10, 1_000, 600_000)
@@ -98,7 +97,7 @@ class Watch:
     """Results that no longer take up lookahead: all earlier ones, and all but one of the chunk that is being posted."""
     held: int = 0
     """The most results that were begun and not streamed."""
-    arrived: defaultdict[int, threading.Event] = field(default_factory=lambda: defaultdict(threading.Event))
+    stream: Stream = field(init=False)
     full: threading.Event = field(default_factory=threading.Event)
     """Set once there were as many calls at once as there should be."""
 
@@ -114,10 +113,12 @@ class Watch:
         def process_batch(items: list[tuple[int, What]], job: object) -> list[object]:
             with self.calls:
                 begin(items)
-                for index, what in items:
+                for _, what in items:
                     if what == "hangs":
-                        self.arrived[index].wait(20)  # until it is given up
-                    elif what == "meets":
+                        while not given_up(self.stream):
+                            time.sleep(0.001)
+                        raise RuntimeError("it was given up")
+                    if what == "meets":
                         self.full.wait()
                 return [_act(what) for _, what in items]
 
@@ -141,12 +142,12 @@ class Watch:
         functions: tuple[Callable[..., Any], ...] = (process, process_async, process_batch, process_batch_async)
         return dict(zip(KINDS, functions, strict=True))[self.plan.kind]
 
-    async def take(self, stream: Stream, items: Sequence[What], most: int | None = None) -> None:
+    async def take(self, items: Sequence[What], most: int | None = None) -> None:
         """Take up to ``most`` chunks as the SDK does: it posts each before it asks for the next."""
         self.begun, self.chunks, self.streamed = set(), [], 0
         self.full.clear()
         output = Output("job", len(items), self.plan.limit, chunked=self.plan.chunk > 1)
-        async with aclosing(stream.run(list(enumerate(items)), None, "job", output)) as chunks:
+        async with aclosing(stream_of(self.stream, list(enumerate(items)), output=output)) as chunks:
             while len(self.chunks) != most:
                 try:
                     chunk = await anext(chunks)
@@ -154,16 +155,14 @@ class Watch:
                     return
                 self.chunks.append(chunk)
                 self.streamed += len(chunk) - 1
-                for outcome in chunk:
-                    self.arrived[outcome.index].set()
                 for _ in range(10):  # turns in which a call too many would begin
                     await asyncio.sleep(0)
                 self.streamed += 1
 
-    async def carry_out(self, stream: Stream) -> None:
+    async def carry_out(self) -> None:
         """Do the job of the plan, or give it up."""
         stop, cancelled = self.plan.stop, self.plan.cancelled
-        caller = asyncio.create_task(self.take(stream, self.plan.items, None if cancelled else stop))
+        caller = asyncio.create_task(self.take(self.plan.items, None if cancelled else stop))
         if cancelled and stop is not None:
             for _ in range(stop):
                 await asyncio.sleep(0)
@@ -171,9 +170,7 @@ class Watch:
         with suppress(asyncio.CancelledError):
             await caller
         begun = len(self.begun)
-        for index in range(len(self.plan.items)):
-            self.arrived[index].set()
-        await others_done(stream)
+        await others_done(self.stream)
         if self.plan.kind.startswith("async"):
             assert len(self.begun) == begun
         assert self.calls.inside == 0
@@ -230,20 +227,21 @@ def _act(what: What) -> object:
 def test_whatever_items_do_and_whenever_it_is_stopped_a_job_keeps_its_promises(plan: Plan) -> None:
     async def scenario() -> None:
         watch = Watch(plan)
-        values = Settings(
+        watch.stream = make(
+            watch.task(),
+            batched=plan.batched,
             item_concurrency=plan.concurrency,
             lookahead=plan.lookahead,
             batch_size=plan.batch,
             chunk_size=plan.chunk,
             item_timeout=0.02 if plan.hangs else 0,
         )
-        stream = Stream(watch.task(), values, batched=plan.batched)
         async with asyncio.timeout(30):  # it takes milliseconds
-            await watch.carry_out(stream)
+            await watch.carry_out()
         watch.check()
         if not plan.hangs:  # so there is no timeout
             async with asyncio.timeout(10):  # the job before must not have cost a slot, or room
-                await watch.take(stream, ["meets"] * plan.at_once * plan.group)
+                await watch.take(["meets"] * plan.at_once * plan.group)
 
     threads = threading.active_count()
     asyncio.run(scenario())

@@ -14,6 +14,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_defaults() -> None:
     assert read_settings().model_dump() == {
+        "processes": None,
         "item_concurrency": None,
         "job_concurrency": None,
         "lookahead": 64,
@@ -23,6 +24,7 @@ def test_the_defaults() -> None:
         "item_timeout": 0,
         "max_items": 10_000,
         "max_output_bytes": 10_000_000,
+        "undelivered_bytes": 200_000_000,
         "inline_file_bytes": 100_000,
         "deliver_for": 300,
         "bucket_endpoint_url": None,
@@ -50,6 +52,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("PROCESSES", "-1"),
         ("ITEM_CONCURRENCY", "many"),
         ("JOB_CONCURRENCY", "0"),
         ("LOOKAHEAD", "-1"),
@@ -57,6 +60,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ("ITEM_TIMEOUT", "-1"),
         ("BATCH_WAIT", "-1"),
         ("MAX_OUTPUT_BYTES", "10"),
+        ("UNDELIVERED_BYTES", "0"),
         ("CHUNK_SIZE", "1.5"),
         ("ALLOW_JOB_BUCKET", "perhaps"),
         ("BUCKET_ENDPOINT_URL", "s3.eu-west-1.amazonaws.com"),
@@ -83,6 +87,7 @@ def test_half_a_bucket_is_refused_by_the_names_that_are_missing(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
+        ("PROCESES", "PROCESSES"),
         ("ITEM_CONCURENCY", "ITEM_CONCURRENCY"),
         ("items_concurrency", "ITEM_CONCURRENCY"),
         ("BATCHSIZE", "BATCH_SIZE"),

@@ -5,7 +5,7 @@ import json
 import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -14,44 +14,15 @@ from aggregating_worker.calls.stream import Stream
 from aggregating_worker.outcome.bucket import Access, Bucket
 from aggregating_worker.outcome.overflow import Output
 from aggregating_worker.outcome.result import Outcome
-from aggregating_worker.settings import Settings
-
-
-def make(function: Callable[..., Any], *, batched: bool = False, **values: Any) -> Stream:
-    return Stream(function, Settings(**values), batched=batched)
+from tests.engine import Gauge, make, others_done, stream_of
 
 
 async def collect(stream: Stream, items: Sequence[Any]) -> list[list[Outcome]]:
-    output = Output("job", len(items), 10_000_000, chunked=True)
-    return [chunk async for chunk in stream.run(items, None, "job", output)]
+    return [chunk async for chunk in stream_of(stream, items)]
 
 
 def bodies(stream: Stream, items: Sequence[Any]) -> list[dict[str, Any]]:
     return [outcome.body for chunk in asyncio.run(collect(stream, items)) for outcome in chunk]
-
-
-async def others_done(stream: Stream) -> None:
-    """Wait until no call is under way, and no task but this one is left."""
-    async with asyncio.timeout(10):
-        while len(asyncio.all_tasks()) > 1 or stream.pool.under_way:
-            await asyncio.sleep(0)
-
-
-class Gauge:
-    """Counts how many are inside at once."""
-
-    def __init__(self) -> None:
-        self.inside = self.most = 0
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self.inside += 1
-            self.most = max(self.most, self.inside)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self.inside -= 1
 
 
 @pytest.mark.parametrize("kind", ["blocking", "async"])
@@ -72,7 +43,7 @@ def test_work_goes_on_while_a_chunk_is_being_posted_up_to_the_lookahead(kind: st
 
     async def scenario() -> None:
         stream = make(blocking if kind == "blocking" else awaiting, lookahead=5)
-        async with aclosing(stream.run(range(100), None, "job", Output("job", 100, 10**7, chunked=False))) as chunks:
+        async with aclosing(stream_of(stream, range(100))) as chunks:
             await anext(chunks)
             assert await asyncio.to_thread(reached.wait, 10)
             for _ in range(100):  # every turn that the feeder could use to go too far
@@ -89,7 +60,7 @@ def test_a_call_that_something_else_cancels_before_it_begins_is_a_failure() -> N
     async def process(item: int, job: object) -> int:
         if item == 0:
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                if "Attempt._await" in repr(task.get_coro()):
+                if "Runner._await" in repr(task.get_coro()):
                     task.cancel()
         return item
 
@@ -108,7 +79,7 @@ def test_the_first_result_is_not_held_back_for_a_fuller_chunk() -> None:
             return item
 
         stream = make(process, chunk_size=64, item_concurrency=3)
-        async with aclosing(stream.run(range(10), None, "job", Output("job", 10, 10**7, chunked=True))) as chunks:
+        async with aclosing(stream_of(stream, range(10))) as chunks:
             seen: list[int] = []
             while len(seen) < 9:
                 seen += [outcome.body["result"] for outcome in await anext(chunks)]
@@ -126,7 +97,7 @@ def test_what_became_ready_meanwhile_is_one_chunk_of_at_most_a_megabyte() -> Non
         stream = make(process, chunk_size=64, item_concurrency=1)
         items = [1, 2, 400_000, 400_000, 400_000, 3]
         sizes = []
-        async with aclosing(stream.run(items, None, "job", Output("job", 6, 10**7, chunked=True))) as chunks:
+        async with aclosing(stream_of(stream, items)) as chunks:
             async for chunk in chunks:
                 sizes.append([len(outcome.body["result"]) for outcome in chunk])
                 await others_done(stream)
@@ -171,7 +142,7 @@ def test_a_timed_out_blocking_call_keeps_its_slot_until_it_returns() -> None:
 
     async def scenario() -> None:
         stream = make(process, item_timeout=0.5, item_concurrency=1)
-        async with aclosing(stream.run([0, 1], None, "job", Output("job", 2, 10**7, chunked=False))) as chunks:
+        async with aclosing(stream_of(stream, [0, 1])) as chunks:
             [first] = await anext(chunks)
             assert first.body["failure"]["type"] == "TimeoutError"
             release.set()
@@ -221,12 +192,12 @@ def test_results_with_files_are_not_late_for_the_uploads_of_others() -> None:
         output = Output("job", 40, 10_000_000, bucket=Shelf(Access.model_validate(access)), inline_file_bytes=1)
 
         async def deliver() -> list[Outcome]:
-            return [outcome async for chunk in stream.run(range(40), None, "job", output) for outcome in chunk]
+            return [outcome async for chunk in stream_of(stream, range(40), output=output) for outcome in chunk]
 
         async with asyncio.timeout(20):
             collecting = asyncio.create_task(deliver())
             await asyncio.sleep(0)
-            while stream.pool.under_way:
+            while stream.slots.under_way:
                 await asyncio.sleep(0)
             uploads.set()
             assert all(outcome.success for outcome in await collecting)
@@ -282,7 +253,7 @@ def test_a_cancelled_job_starts_no_further_call_and_leaves_nothing_behind(kind: 
         first = asyncio.Event()
 
         async def consume() -> None:
-            async for _ in stream.run(range(50), None, "job", Output("job", 50, 10**7, chunked=False)):
+            async for _ in stream_of(stream, range(50)):
                 first.set()
                 if posting:
                     await asyncio.Event().wait()
@@ -323,17 +294,20 @@ def test_jobs_take_turns_at_the_slots() -> None:
 
 def test_a_batch_that_nobody_waits_for_is_not_retried() -> None:
     calls: list[list[int]] = []
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     def process_batch(items: list[int], job: object) -> list[int]:
         calls.append(items)
+        begun.set()
         release.wait(20)
         raise ValueError("no")
 
     async def scenario() -> None:
-        stream = make(process_batch, batched=True, item_timeout=0.05, batch_size=4)
-        chunks = await collect(stream, range(4))
-        assert [outcome.body["failure"]["type"] for [outcome] in chunks] == ["TimeoutError"] * 4
+        stream = make(process_batch, batched=True, batch_size=4)
+        caller = asyncio.create_task(collect(stream, range(4)))
+        assert await asyncio.to_thread(begun.wait, 10)
+        caller.cancel()
+        await asyncio.wait([caller])
         release.set()
         await others_done(stream)
         assert calls == [[0, 1, 2, 3]]
@@ -355,22 +329,6 @@ def test_a_cancellation_that_one_item_leaves_behind_does_not_meet_the_next() -> 
     assert [body.get("result") for body in found] == [None, 1, 2]
 
 
-def test_a_call_that_never_accepts_cancellation_does_not_keep_the_loop_from_closing() -> None:
-    async def process(item: int, job: object) -> None:
-        while True:
-            with suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
-
-    async def scenario() -> None:
-        [[outcome]] = await collect(make(process, item_timeout=0.05), [0])
-        assert outcome.body["failure"]["type"] == "TimeoutError"
-
-    runner = threading.Thread(target=asyncio.run, args=(scenario(),), daemon=True)
-    runner.start()
-    runner.join(20)
-    assert not runner.is_alive()
-
-
 def test_a_chunk_of_results_is_a_megabyte_at_most_with_all_that_is_put_around_it() -> None:
     async def process(item: int, job: object) -> str:
         return "x" * item
@@ -380,9 +338,7 @@ def test_a_chunk_of_results_is_a_megabyte_at_most_with_all_that_is_put_around_it
         for beyond in (0, 1):
             stream = make(process, chunk_size=2)
             half = 1_000_000 // 2 - overhead - 8 + beyond
-            async with aclosing(
-                stream.run([1, half, half], None, "job", Output("job", 3, 10**7, chunked=True))
-            ) as chunks:
+            async with aclosing(stream_of(stream, [1, half, half])) as chunks:
                 async for chunk in chunks:
                     body = json.dumps({"output": [outcome.body for outcome in chunk]}, ensure_ascii=False)
                     assert len(body.encode()) <= 1_000_000
@@ -435,7 +391,7 @@ def test_the_memory_that_a_job_takes_does_not_grow_with_its_items() -> None:
     async def drain(items: int) -> int:
         output = Output("job", items, 10**9, chunked=True)
         tracemalloc.start()
-        async with aclosing(make(process, chunk_size=8).run(range(items), None, "job", output)) as chunks:
+        async with aclosing(stream_of(make(process, chunk_size=8), range(items), output=output)) as chunks:
             async for _ in chunks:
                 pass
         _, most = tracemalloc.get_traced_memory()

@@ -15,5 +15,14 @@ class Context:
     job: Mapping[str, Any]
 
 
-in_call: ContextVar[tuple[str | None, int | None]] = ContextVar("in_call", default=(None, None))
-"""The job's id and the item's index of the call that runs here; None where its items have different ones."""
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The call that runs here; the job's id and the item's index are None where its items have different ones."""
+
+    call: int = 0
+    job_id: str | None = None
+    index: int | None = None
+
+
+NOWHERE = Where()
+in_call: ContextVar[Where] = ContextVar("in_call", default=NOWHERE)

@@ -1,25 +1,26 @@
 """One job: its input is checked, its items run, its outcomes counted in the log."""
 
-import inspect
 import json
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FailFast, ValidationError
 from pydantic_core import ErrorDetails
 
 from aggregating_worker import log
-from aggregating_worker.calls.function import kind, wants_context
-from aggregating_worker.calls.pool import Pool
+from aggregating_worker.calls.slots import Slots
 from aggregating_worker.calls.stream import Stream
+from aggregating_worker.calls.work import Options
 from aggregating_worker.delivery.chunk import Chunk
 from aggregating_worker.delivery.sender import Sender
 from aggregating_worker.outcome.bucket import Access, Bucket
 from aggregating_worker.outcome.overflow import Output
 from aggregating_worker.outcome.result import describe
+from aggregating_worker.process.function import TaskFunction
+from aggregating_worker.process.process import Process
 from aggregating_worker.refusal import Refused, faults
 from aggregating_worker.sentence import counted
 from aggregating_worker.settings import Settings
@@ -37,64 +38,43 @@ class Unreadable(str):
 
 
 class JobRunner:
-    """Runs jobs on ``task``, under ``settings``.
+    """Checks and follows jobs for ``task``, under ``settings``.
 
-    ``task`` must have ``load``, ``Input`` with a field ``items``, and exactly one of ``process`` and ``process_batch``;
-    otherwise ``Refused`` is raised.
+    The calls run in ``processes``. ``task`` must have ``load``, ``Input`` with a field ``items``, and exactly one of
+    ``process`` and ``process_batch``; otherwise ``Refused`` is raised.
     """
 
-    def __init__(self, task: ModuleType, settings: Settings) -> None:
-        functions = [name for name in ("process", "process_batch") if callable(getattr(task, name, None))]
-        if len(functions) != 1:
-            raise Refused("task.py must define exactly one of process and process_batch.")
+    def __init__(self, task: ModuleType, settings: Settings, processes: Sequence[Process]) -> None:
+        self._function = TaskFunction.of(task)
         if not callable(getattr(task, "load", None)):
-            raise Refused("task.py must define load, a plain function; it may do nothing.")
-        if inspect.iscoroutinefunction(task.load):
-            raise Refused("task.load must not be async: it is called before there is an event loop.")
+            raise Refused("task.py must define load, a plain or an async function; it may do nothing.")
         if not (isinstance(getattr(task, "Input", None), type) and issubclass(task.Input, BaseModel)):
             raise Refused("task.py must define Input, a subclass of pydantic.BaseModel.")
         if "items" not in task.Input.model_fields:
             raise Refused("task.Input must have a field items: list[…].")
-        if functions == ["process_batch"] and kind(task.process_batch)[1]:
-            raise Refused("task.process_batch must return a list with a result per item: only process may yield.")
         self._input: type[BaseModel] = task.Input
-        self._load: Callable[[], None] = task.load
+        _fail_fast(self._input)
         self.settings = settings
         access = settings.access()
         self._own_bucket = Bucket(access) if access else None
         self.sender = Sender(settings.deliver_for)
         self.sends = False
         """Whether chunks go to the worker's own sender."""
-        self.stuck = False
-        """Whether every slot is held for good, so that the worker has to end."""
+        self.ends = False
+        """Whether the worker has to end, and has handed back its jobs."""
         self.on_start: Callable[[str], None] = lambda _: None
         """Called with the id of each job once it is checked: its items are about to start, or it is refused."""
-        [name] = functions
-        function = getattr(task, name)
-        with_context = wants_context(function, name)
-        self._stream = Stream(function, settings, batched=name == "process_batch", with_context=with_context)
+        self.stream = Stream(self._function, processes, settings)
 
     @property
-    def pool(self) -> Pool:
+    def slots(self) -> Slots:
         """The slots, for all jobs."""
-        return self._stream.pool
+        return self.stream.slots
 
     @property
     def failed(self) -> bool:
         """Whether the process has to end with status 1: a final body was lost, or jobs were handed back."""
-        return self.stuck or self.sender.lost
-
-    def load(self) -> None:
-        """Run the task's ``load``; raise ``Refused`` if it fails.
-
-        Not as a fitness check: those run on the SDK's event loop, where a ``load`` could not use ``asyncio.run``.
-        """
-        try:
-            self._load()
-        except BaseException as error:
-            raised = describe(error)
-            log.error("load() failed", trace=raised.trace)
-            raise Refused(f"load() in task.py failed: {raised.kind}: {raised.message}") from None
+        return self.ends or self.sender.lost
 
     async def run(self, job: dict[str, Any]) -> AsyncGenerator[Yielded, None]:
         """Yield the job's chunks or, if it cannot start, ``{"error": sentence}``, with which the SDK fails it."""
@@ -102,6 +82,7 @@ class JobRunner:
         chunked = self.settings.chunk_size > 1
         try:
             request, first = self._check(job)
+            options = Options.of(request)
             items = tuple(request.items)  # type: ignore[attr-defined]  # a copy: the task may change its list
             limit, bucket = self.settings.max_output_bytes, self._bucket(job)
             output = Output(
@@ -122,7 +103,7 @@ class JobRunner:
         self.on_start(job["id"])
         try:
             sent = MappingProxyType({name: value for name, value in job.items() if name not in CREDENTIALS})
-            chunks = self._stream.run(items, request, job["id"], output, first_index=first, sent=sent)
+            chunks = self.stream.run(items, options, job["id"], output, first_index=first, sent=sent)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     posted = Chunk(chunk, output, chunked)
@@ -189,6 +170,19 @@ class JobRunner:
         field = self._input.model_fields["items"]
         ours = fault["loc"][:1] in (("items",), (field.alias,), (field.validation_alias,))
         return ours and (fault["type"] == "missing" or (len(fault["loc"]) == 1 and fault["input"] is None))
+
+
+def _fail_fast(model: type[BaseModel]) -> None:
+    """Have ``model`` stop at the first item that it does not accept: each fault of each item would take memory."""
+    field = model.model_fields["items"]
+    if any(isinstance(each, FailFast) for each in field.metadata):
+        return
+    field.metadata.append(FailFast())
+    try:
+        model.model_rebuild(force=True)
+    except Exception:  # the items are no list, tuple or set
+        field.metadata.pop()
+        model.model_rebuild(force=True)
 
 
 def _cut(sentence: str, most: int) -> str:

@@ -1,38 +1,40 @@
-"""The worker's log, under the job's id: its own lines and what the task logs.
+"""The worker's log, under the job's id.
 
 Nothing here raises, not even on a full disk: a log line must not cost a result.
 """
 
-import logging
 import sys
 from contextlib import suppress
-from functools import partial
-from typing import Any, TextIO
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, TextIO
 
-from runpod import RunPodLogger
-from runpod.serverless.modules import rp_logger
+if TYPE_CHECKING:
+    from runpod import RunPodLogger
 
-from aggregating_worker.context import in_call
 
-_log = RunPodLogger()
+@cache
+def _log() -> "RunPodLogger":
+    from runpod import RunPodLogger  # when it is first used: a process of the task starts before the SDK is imported
+
+    return RunPodLogger()
 
 
 def info(message: str, job_id: str | None = None) -> None:
     """Log one line at level INFO."""
     with suppress(Exception):
-        _log.info(message, job_id)
+        _log().info(message, job_id)
 
 
 def warning(message: str, job_id: str | None = None) -> None:
     """Log one line at level WARN."""
     with suppress(Exception):
-        _log.warn(message, job_id)
+        _log().warn(message, job_id)
 
 
 def error(message: str, job_id: str | None = None, trace: str = "") -> None:
     """Log ``message`` and an exception's ``trace``, which goes nowhere else. The SDK cuts long ones in the middle."""
     with suppress(Exception):
-        _log.error(f"{message}\n{trace}" if trace else message, job_id)
+        _log().error(f"{message}\n{trace}" if trace else message, job_id)
 
 
 def _print(stream: TextIO, text: str, **options: Any) -> None:
@@ -40,25 +42,17 @@ def _print(stream: TextIO, text: str, **options: Any) -> None:
         print(text, file=stream, **options)
 
 
-class TaskLog(logging.Handler):
-    """Logs what the task or a library logs, under its job, which the SDK's handler (1.12.0, ``rp_upload``) cannot."""
+def line(level: str, message: str, job_id: str | None = None) -> None:
+    """Log one line at the level of this name."""
+    with suppress(Exception):
+        _log().log(message, level, job_id)
 
-    def install(self) -> None:
-        """Listen to every logger. Also have the SDK print to the present standard output, even if a task replaces it.
 
-        The SDK prints in its job loop (1.12.0, ``rp_scale``), which would end if ``print`` raised.
-        """
-        rp_logger.print = partial(_print, sys.stdout)
-        logging.root.handlers = [each for each in logging.root.handlers if type(each) is not logging.StreamHandler]
-        logging.root.addHandler(self)
+def keep_writing() -> None:
+    """Have the SDK print to the present standard output, whatever happens to it.
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Log a record under the job's id and the item's index."""
-        with suppress(Exception):
-            job_id, index = in_call.get()
-            try:
-                message = self.format(record)
-            except Exception:  # the arguments do not fit the text
-                message = f"{record.msg!r} {record.args!r}"
-            name = "WARN" if record.levelno == logging.WARNING else logging.getLevelName(min(record.levelno, 40))
-            _log.log(message if index is None else f"Item {index}: {message}", str(name), job_id)
+    The SDK prints in its job loop (1.12.0, ``rp_scale``), which would end if ``print`` raised.
+    """
+    from runpod.serverless.modules import rp_logger
+
+    rp_logger.print = partial(_print, sys.stdout)

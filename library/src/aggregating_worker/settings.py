@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, SecretStr, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aggregating_worker import log
@@ -30,8 +30,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True)
 
+    processes: NonNegativeInt | None = None
+    """Processes that run the task; unset: one for each GPU, at least one; 0: none beside the worker's own."""
     item_concurrency: PositiveInt | None = None
-    """Calls of the function at once, over all jobs; unset: 4 if it is plain, 32 if it is async, 1 for batches."""
+    """Calls of the function at once, in each process, over all jobs; unset: 4 if it is plain, 32 if it is async, 1 for
+    batches."""
     job_concurrency: PositiveInt | None = None
     """Jobs in hand at once, at most; unset: as many as there is room for."""
     lookahead: PositiveInt = 64
@@ -48,6 +51,8 @@ class Settings(BaseSettings):
     """Items per job, at most."""
     max_output_bytes: Annotated[int, Field(ge=1_000)] = 10_000_000
     """Bytes of the final body, at most."""
+    undelivered_bytes: PositiveInt = 200_000_000
+    """Bytes of results that wait for the platform, over all jobs; beyond that, only the oldest job goes on."""
     inline_file_bytes: Annotated[int, Field(ge=0)] = 100_000
     """A larger file in a result goes to the bucket, if there is one."""
     deliver_for: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300

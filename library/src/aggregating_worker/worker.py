@@ -10,12 +10,13 @@ from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from aggregating_worker.intake import before_sdk
+from aggregating_worker import before_sdk
 from aggregating_worker.sentence import counted
 
 if TYPE_CHECKING:
     from aggregating_worker.intake.mode import Mode
     from aggregating_worker.job import JobRunner
+    from aggregating_worker.process.processes import Processes
 
 SHOWN = 500
 """Characters of a text that a local test prints."""
@@ -73,32 +74,35 @@ class Worker:
         """
         before_sdk.end_on_interrupt()
         before_sdk.prepare()
-        from aggregating_worker.intake.mode import Mode, find_mode
-        from aggregating_worker.refusal import Refused
+        before_sdk.check_environment()
+        with self._processes as processes:
+            processes.start()  # it imports the task while the SDK is imported here
+            from aggregating_worker.intake.mode import Mode, find_mode
+            from aggregating_worker.refusal import Refused
 
-        try:
-            self._mode = find_mode()
-            jobs = self._jobs
-        except Refused as refusal:
-            print(refusal, file=sys.stderr)
+            try:
+                self._mode = find_mode()
+                jobs = self._jobs
+            except Refused as refusal:
+                print(refusal, file=sys.stderr)
+                if self._mode is Mode.PRODUCTION:
+                    self._die(refusal)
+                sys.exit(1)
             if self._mode is Mode.PRODUCTION:
-                self._die(refusal)
-            sys.exit(1)
-        if self._mode is Mode.PRODUCTION:
-            from aggregating_worker.intake import loop
+                from aggregating_worker.intake import loop
 
-            loop.install(jobs)
-        if self._mode is Mode.API:
-            from aggregating_worker.intake import api  # and FastAPI with it, which no other mode needs
+                loop.install(jobs)
+            if self._mode is Mode.API:
+                from aggregating_worker.intake import api  # and FastAPI with it, which no other mode needs
 
-            api.install()
-        try:
-            yield
-        except SystemExit as end:
-            # The SDK's local test ends with status 0 however its items fared (1.12.0, ``rp_local``).
-            if self._mode is Mode.LOCAL_TEST and not end.code and self._failure:
-                sys.exit(self._failure)
-            raise
+                api.install()
+            try:
+                yield
+            except SystemExit as end:
+                # The SDK's local test ends with status 0 however its items fared (1.12.0, ``rp_local``).
+                if self._mode is Mode.LOCAL_TEST and not end.code and self._failure:
+                    sys.exit(self._failure)
+                raise
         if jobs.failed:
             sys.exit(1)
 
@@ -110,19 +114,31 @@ class Worker:
         from aggregating_worker import log
         from aggregating_worker.job import JobRunner
         from aggregating_worker.outcome.result import describe
+        from aggregating_worker.process.devices import uses_gpu
+        from aggregating_worker.process.log import TaskLog
         from aggregating_worker.refusal import Refused
         from aggregating_worker.settings import read_settings
 
-        log.TaskLog().install()
+        log.keep_writing()
+        TaskLog(lambda where, level, message: log.line(level, message, where.job_id)).install()
         try:
             task = import_module(self._task)
         except BaseException as error:  # sys.exit() among them
             raised = describe(error)
             log.error(f"{self._task}.py cannot be imported", trace=raised.trace)
             raise Refused(f"{self._task}.py cannot be imported: {raised.kind}: {raised.message}") from None
-        jobs = JobRunner(task, read_settings(task))
-        jobs.load()
+        if uses_gpu():
+            raise Refused(f"{self._task}.py uses the GPU when it is imported: do that in load().")
+        settings = read_settings(task)
+        jobs = JobRunner(task, settings, self._processes.of(task, settings.processes))
+        self._processes.load()
         return jobs
+
+    @cached_property
+    def _processes(self) -> "Processes":
+        from aggregating_worker.process.processes import Processes
+
+        return Processes(self._task)
 
     def _die(self, refusal: Exception) -> None:
         import runpod

@@ -5,28 +5,37 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from aggregating_worker.calls import subtasks
-from aggregating_worker.calls.attempt import LET_GO_AFTER
-from aggregating_worker.calls.function import Function
-from aggregating_worker.calls.pool import Pool
+from aggregating_worker.calls.slots import Slots
 from aggregating_worker.calls.work import Options, Work
+from aggregating_worker.delivery.parts import Send
 from aggregating_worker.outcome.overflow import CHUNK_BYTES, Output
 from aggregating_worker.outcome.result import Outcome
+from aggregating_worker.process.function import TaskFunction
+from aggregating_worker.process.process import Process
+from aggregating_worker.process.threads import Threads
 from aggregating_worker.settings import Settings
+
+FINISHERS = 16
+"""Threads that upload to the bucket."""
 
 
 class Stream:
-    """Runs jobs through ``function``: the task's ``process`` or, if ``batched``, its ``process_batch``."""
+    """Runs jobs through the task's ``function``, in ``processes``."""
 
-    def __init__(self, function: Function, settings: Settings, *, batched: bool, with_context: bool = False) -> None:
-        self.pool = Pool(function, settings, batched=batched, with_context=with_context)
+    def __init__(self, function: TaskFunction, processes: Sequence[Process], settings: Settings) -> None:
+        most = settings.item_concurrency or (1 if function.batched else 32 if function.is_async else 4)
+        self.slots = Slots(processes, settings, batched=function.batched, slots=most)
+        self.send_parts: Send | None = None
+        """Posts the parts of items, if they can be streamed."""
+        self._function = function
         self._lookahead = settings.lookahead
         self._chunk_size = settings.chunk_size
+        self._finishers = Threads(FINISHERS)
 
     async def run(
         self,
         items: Sequence[object],
-        request: object,
+        options: Options,
         job_id: str,
         output: Output,
         *,
@@ -35,28 +44,25 @@ class Stream:
     ) -> AsyncGenerator[list[Outcome], None]:
         """Yield an outcome for each of ``items``, in their order, in chunks of at most ``CHUNK_SIZE``.
 
-        ``request`` is the job's checked input, the function's second argument; ``sent`` is the job as the platform sent
-        it, without credentials; ``first_index`` is the first item's index. When the generator is closed, or its
-        consumer is cancelled, no further call starts; async calls that no other job needs are cancelled, and the
-        results of blocking ones are dropped.
+        ``options`` are the rest of the job's checked input; ``sent`` is the job as
+        the platform sent it, without credentials; ``first_index`` is the first item's index. When the generator is
+        closed, or its consumer is cancelled, no further call starts; calls that no other job needs are cancelled.
         """
-        pool, loop = self.pool, asyncio.get_running_loop()
+        slots, loop = self.slots, asyncio.get_running_loop()
         work = Work(
             items,
-            request,
+            options,
             job_id,
             output,
             first_index=first_index,
-            sent=sent,
+            sent=sent if self._function.with_context else {},
+            shares_calls=self._function.batched,
             lookahead=self._lookahead,
-            finishers=pool.finishers,
-            options=Options(request) if pool.task.batched else None,
-            send_parts=pool.send_parts if pool.task.in_parts else None,
+            finishers=self._finishers,
+            send_parts=self.send_parts if self._function.in_parts else None,
         )
-        if pool.task.is_async:
-            subtasks.install()
         try:
-            pool.enter(work)
+            slots.enter(work)
             unsent = len(items)
             while unsent:
                 chunk = [await work.head()]
@@ -66,11 +72,10 @@ class Stream:
                     left -= outcome.size + len(", ")
                 if chunk[1:]:  # all but one of them: the next chunk fills up while this one is posted
                     work.make_room(len(chunk) - 1)
-                    loop.call_soon(pool.offer, work)
+                    loop.call_soon(slots.offer, work)
                 yield chunk
-                work.make_room(1)
-                loop.call_soon(pool.offer, work)  # only when the next chunk is on its way
+                if work.make_room(1):
+                    loop.call_soon(slots.offer, work)  # only when the next chunk is on its way
                 unsent -= len(chunk)
         finally:
-            if ending := pool.leave(work):
-                await asyncio.wait(ending, timeout=LET_GO_AFTER)
+            slots.leave(work)

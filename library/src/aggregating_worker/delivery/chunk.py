@@ -24,7 +24,9 @@ class Chunk:
         bodies = [outcome.body for outcome in self.outcomes]
         return bodies if self.listed else bodies[0]
 
-    def encode(self) -> bytes:
-        """Return the chunk as it is sent."""
-        joined = b", ".join(outcome.encoded for outcome in self.outcomes)
-        return b"[%b]" % joined if self.listed else joined
+    def encode(self) -> list[bytes]:
+        """Return the chunk as it is sent, in pieces."""
+        if not self.listed:
+            return [self.outcomes[0].encoded]
+        pieces = [piece for outcome in self.outcomes for piece in (b", ", outcome.encoded)]
+        return [b"[", *pieces[1:], b"]"]

@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple, cast
 
@@ -39,13 +39,15 @@ class Poster:
     def __init__(self) -> None:
         self._resting: defaultdict[URL, list[_Connection]] = defaultdict(list)
 
-    async def post(self, server: URL, path: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
-        """Post ``body`` to ``path`` of ``server`` and return the answer, of whatever status; follow no redirect.
+    async def post(
+        self, server: URL, path: str, headers: Mapping[str, str], body: Sequence[bytes], seconds: float
+    ) -> Answer:
+        """Post ``body``, in pieces, to ``path`` of ``server``; return the answer of any status, and follow no redirect.
 
         There must be no line break in ``path`` or ``headers``. Raises ``OSError`` if there is no connection within
         ``seconds``, or no HTTP answer within as many more.
         """
-        fields = {"Host": server.host_port_subcomponent, "Content-Length": len(body), **headers}
+        fields = {"Host": server.host_port_subcomponent, "Content-Length": sum(map(len, body)), **headers}
         head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
         resting = self._resting[server]
         connection = _fresh(resting) or await _connect(server, seconds)
@@ -73,29 +75,30 @@ class _Connection(asyncio.Protocol):
         self._answer.cancel()  # no answer is expected yet
         self._status = 0
         self._retry_after = ""
-        self._unsent = memoryview(b"")
+        self._unsent: Iterator[bytes | memoryview] | None = None
         self._full = False
 
-    async def post(self, head: bytes, body: bytes, seconds: float) -> Answer:
+    async def post(self, head: bytes, body: Sequence[bytes], seconds: float) -> Answer:
         if self._transport.is_closing():
             raise ConnectionResetError(CLOSED)
         loop = asyncio.get_running_loop()
         self._answer, self._status, self.reusable = loop.create_future(), 0, False
         alarm = loop.call_later(seconds, self._fail, TimeoutError())
-        self._transport.write(head + body[:PIECE])
-        self._unsent = memoryview(body)[PIECE:]
+        self._unsent = _pieces([head, *body])
         self._send()
         try:
             return await self._answer
         finally:
             alarm.cancel()
-            self._unsent = memoryview(b"")  # it would keep the body in memory
+            self._unsent = None  # it would keep the body in memory
 
     def _send(self) -> None:
         """Write as much of the body as the transport has room for: it would copy whatever is more."""
         while self._unsent and not (self._full or self._answer.done()):
-            piece, self._unsent = self._unsent[:PIECE], self._unsent[PIECE:]
-            self._transport.write(piece)
+            if piece := next(self._unsent, b""):
+                self._transport.write(piece)
+            else:
+                self._unsent = None
 
     def pause_writing(self) -> None:
         self._full = True
@@ -152,6 +155,21 @@ class _Connection(asyncio.Protocol):
     def _fail(self, error: Exception) -> None:
         if not self._answer.done():
             self._answer.set_exception(error)
+
+
+def _pieces(body: Sequence[bytes]) -> Iterator[bytes | memoryview]:
+    """Yield ``body`` in pieces of about ``PIECE`` bytes, without a copy of what is large."""
+    small = bytearray()
+    for part in body:
+        if len(small) + len(part) <= PIECE:
+            small += part
+            continue
+        if small:
+            yield bytes(small)
+        small.clear()
+        yield from (memoryview(part)[begin : begin + PIECE] for begin in range(0, len(part), PIECE))
+    if small:
+        yield bytes(small)
 
 
 def _fresh(resting: list[_Connection]) -> _Connection | None:

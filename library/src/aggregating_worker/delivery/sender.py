@@ -75,7 +75,7 @@ class Sender:
     async def send_chunk(self, session: Any, output: dict[str, Any], job: dict[str, Any]) -> None:
         """Post a chunk, in halves if it is too large; an envelope that is too large alone is in the aggregate only."""
         chunk: Chunk = output["output"]
-        body = b'{"output": %b}' % chunk.encode()
+        body = [b'{"output": ', *chunk.encode(), b"}"]
         job_id = job["id"]
         try:
             await self._stream(session, chunk.output, job_id, body)
@@ -83,7 +83,7 @@ class Sender:
             half = len(chunk.outcomes) // 2
             if not half:
                 log.error(
-                    f"A chunk of {len(body)} bytes is too large for the stream; its result is in the output.", job_id
+                    f"A chunk of {_size(body)} bytes is too large for the stream; its result is in the output.", job_id
                 )
                 return
             for outcomes in (chunk.outcomes[:half], chunk.outcomes[half:]):
@@ -91,13 +91,13 @@ class Sender:
 
     async def send_parts(self, output: Output, job_id: str, index: int, parts: Sequence[bytes]) -> None:
         """Post parts of the item at ``index``."""
-        body = b'{"output": {"index": %d, "parts": [%b]}}' % (index, b", ".join(parts))
+        body = [b'{"output": {"index": %d, "parts": [%b]}}' % (index, b", ".join(parts))]
         try:
             await self._stream(self.session, output, job_id, body)
         except TooLarge:
-            log.error(f"Parts of {len(body)} bytes are too large for the stream; the item's result has them.", job_id)
+            log.error(f"Parts of {_size(body)} bytes are too large for the stream; the item's result has them.", job_id)
 
-    async def _stream(self, session: Any, output: Output, job_id: str, body: bytes) -> None:
+    async def _stream(self, session: Any, output: Output, job_id: str, body: Sequence[bytes]) -> None:
         """Post to a job's stream. After ``DELIVER_FOR``, try each further body once, until one succeeds.
 
         Raises ``TooLarge``.
@@ -125,16 +125,17 @@ class Sender:
                 self.lost = True
                 return None
             except TooLarge:
+                size = _size(body)
                 log.warning(
-                    f"A final body of {len(body)} bytes is too large for the platform: trying a smaller one.", job_id
+                    f"A final body of {size} bytes is too large for the platform: trying a smaller one.", job_id
                 )
-            smaller = await asyncio.to_thread(_shrink, chunks, len(body) // SHRINK_BY)
+            smaller = await asyncio.to_thread(_shrink, chunks, size // SHRINK_BY)
             if not smaller:
-                log.error(f"A final body of {len(body)} bytes cannot be made smaller: the job gets no result.", job_id)
+                log.error(f"A final body of {size} bytes cannot be made smaller: the job gets no result.", job_id)
                 return None
             chunks = smaller
 
-    async def _post(self, session: Any, template: str, body: bytes, job_id: str, since: float) -> None:
+    async def _post(self, session: Any, template: str, body: Sequence[bytes], job_id: str, since: float) -> None:
         """Post ``body`` until it is taken or refused for good.
 
         Raises ``TooLarge``, and ``GivenUp`` once ``deliver_for`` seconds have passed since ``since``. A body whose
@@ -145,7 +146,8 @@ class Sender:
         path = path.replace("$ID", quoted)
         headers = {**session.headers, **HEADERS, "X-Request-ID": quoted}
         hopeless = time.monotonic() > since + max(self.deliver_for, ANSWER_WITHIN)
-        seconds = (HOPELESS_WITHIN if hopeless else ANSWER_WITHIN) + len(body) // BYTES_A_SECOND
+        size = _size(body)
+        seconds = (HOPELESS_WITHIN if hopeless else ANSWER_WITHIN) + size // BYTES_A_SECOND
         pause = FIRST_PAUSE
         while True:
             asked = 0.0
@@ -153,26 +155,27 @@ class Sender:
                 answer = await self.poster.post(server, path, headers, body, seconds)
                 if 300 <= answer.status < 400:  # the SDK's client follows redirects
                     url = server.join(URL(path, encoded=True))
-                    async with asyncio.timeout(seconds), session.post(url, data=body, headers=headers) as other:
+                    joined = b"".join(body)
+                    async with asyncio.timeout(seconds), session.post(url, data=joined, headers=headers) as other:
                         if other.method == "POST":  # else it was a GET, whose 200 is some page
                             answer = Answer(other.status, other.headers.get("Retry-After", ""))
                 if answer.status < 300:
                     return
                 why = f"answered {answer.status}"
-                if answer.status == 413 or (answer.status == 400 and len(body) > LARGE):
+                if answer.status == 413 or (answer.status == 400 and size > LARGE):
                     raise TooLarge
                 if 400 <= answer.status < 500 and answer.status not in TRANSIENT:
-                    log.error(f"{len(body)} bytes are refused for good: the platform {why}.", job_id)
+                    log.error(f"{size} bytes are refused for good: the platform {why}.", job_id)
                     return
                 asked = _retry_after(answer.retry_after)
             except (ClientError, OSError) as error:
                 why = f"could not be reached ({type(error).__name__})"
             left = since + self.deliver_for - time.monotonic()
             if left <= 0:
-                log.error(f"{len(body)} bytes are given up after DELIVER_FOR: the platform {why}.", job_id)
+                log.error(f"{size} bytes are given up after DELIVER_FOR: the platform {why}.", job_id)
                 raise GivenUp
             if pause == FIRST_PAUSE:
-                log.warning(f"{len(body)} bytes are sent again for up to {left:.0f} s: the platform {why}.", job_id)
+                log.warning(f"{size} bytes are sent again for up to {left:.0f} s: the platform {why}.", job_id)
             wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # workers must not all try again at once
             await asyncio.sleep(min(max(wait, asked), left))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -184,12 +187,20 @@ def _parsed(template: str) -> tuple[URL, str]:
     return url.origin(), url.raw_path_qs
 
 
-def _final(chunks: list[Chunk], rest: dict[str, Any]) -> bytes:
+def _size(body: Sequence[bytes]) -> int:
+    return sum(map(len, body))
+
+
+def _final(chunks: list[Chunk], rest: dict[str, Any]) -> list[bytes]:
+    """Return a final body in pieces: joined, the results would be in memory twice."""
     others = json.dumps(rest).encode("ascii")
     if not chunks:
-        return others
-    output = b'{"output": [%b]' % b", ".join(chunk.encode() for chunk in chunks)
-    return output + (b", " + others[1:] if rest else b"}")
+        return [others]
+    pieces = [b'{"output": [']
+    for chunk in chunks:
+        pieces += [*chunk.encode(), b", "]
+    pieces[-1] = b"], " + others[1:] if rest else b"]}"
+    return pieces
 
 
 def _shrink(chunks: list[Chunk], spare: int) -> list[Chunk] | None:

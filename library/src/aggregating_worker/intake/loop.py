@@ -21,7 +21,6 @@ from runpod.serverless.modules.rp_handler import is_generator
 from runpod.serverless.modules.worker_state import Job
 
 from aggregating_worker import log
-from aggregating_worker.calls.attempt import LET_GO_AFTER
 from aggregating_worker.intake.answer import jobs_in
 from aggregating_worker.job import JobRunner
 
@@ -51,7 +50,7 @@ def install(worker: JobRunner) -> None:
     """Have the SDK take jobs with ``Loop`` and send with ``Sender``; if it lacks a seam for one, it uses its own."""
     if worker.sender.install():
         worker.sends = True
-        worker.pool.send_parts = worker.sender.send_parts
+        worker.stream.send_parts = worker.sender.send_parts
     if missing := [name for name, found in _seams() if not found]:
         log.warning(f"Jobs are taken at the SDK's own pace: its job loop has no {', '.join(missing)} any more.")
     else:
@@ -83,9 +82,9 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._fetch = self.jobs_fetcher
         self.jobs_fetcher = self._take
         self._worker = worker
-        self._pool = worker.pool
-        undelivered = worker.settings.lookahead  # more jobs than slots: results may wait for the platform
-        self._most = worker.settings.job_concurrency or self._pool.concurrency * self._pool.most + undelivered
+        self._slots = worker.slots
+        self._most = worker.settings.job_concurrency or self._slots.most_items + worker.settings.lookahead
+        """More jobs than items at once: results may wait for the platform."""
         self._jobs: set[asyncio.Task[None]] = set()
         self._coming: set[str] = set()
         self._room = asyncio.Event()
@@ -93,21 +92,15 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._pause = FIRST_PAUSE
         self._left = 0
         self._left_last = 0.0
-        self._pool.in_hand = lambda: len(self._jobs)
-        self._pool.on_room = self._room.set
-        self._pool.on_stuck = self._hand_back
+        self._slots.until_delivered = True
+        self._slots.on_room = self._room.set
+        self._slots.on_end = self._hand_back
         worker.on_start = self._started
 
     async def run(self) -> None:
-        """Run until the worker is told to stop and its jobs are done; leave tasks that do not end."""
+        """Run until the worker is told to stop and its jobs are done."""
+        self._slots.serve()
         await super().run()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        if left:
-            _, stubborn = await asyncio.wait(left, timeout=LET_GO_AFTER)
-            for task in stubborn:  # else the event loop would wait for it when it closes
-                asyncio._unregister_task(task)
 
     async def set_scale(self) -> None:
         """Wait until there is room for another job. The SDK awaits this before each take."""
@@ -126,8 +119,8 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
             return 0
         if time.monotonic() > self._left_last + LULL:
             self._left = 0
-        leaving = len(self._jobs) - self._pool.making
-        return min(self._pool.room(), max(1, self._left + leaving), self._most - len(self._jobs))
+        leaving = len(self._jobs) - len(self._slots.room.unmade)
+        return min(self._slots.for_jobs(), max(1, self._left + leaving), self._most - len(self._jobs))
 
     async def _take(self, session: Any, count: int) -> list[dict[str, Any]]:
         """Ask for up to ``count`` jobs. After a failure, pause, longer each time, before the SDK asks again.
@@ -234,14 +227,16 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         else:
             task.exception()  # the SDK has logged it
         self._started(job["id"])
-        self._pool.start_calls()
+        self._slots.delivered(job["id"])
 
-    def _hand_back(self, job_ids: list[str]) -> None:
-        """Leave these jobs to another worker; end with status 1 when the others are delivered."""
-        for job_id in job_ids:
-            if task := self.jobs_tasks.get(job_id):
+    def _hand_back(self, reason: str) -> None:
+        """Leave the jobs that are not made to another worker; end with status 1 when the others are delivered."""
+        if not self._worker.ends:
+            log.error(f"The worker ends: {reason}.")
+        for work in self._slots.room.unmade:
+            if task := self.jobs_tasks.get(work.job_id):
                 task.cancel()
-        self._worker.stuck = True
+        self._worker.ends = True
         self.kill_worker()
 
     def handle_shutdown(self, signum: int, frame: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import runpod
 
-from aggregating_worker.intake.before_sdk import LOG_LEVELS
+from aggregating_worker.before_sdk import LOG_LEVELS
 from aggregating_worker.refusal import Refused
 
 

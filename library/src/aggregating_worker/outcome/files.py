@@ -3,10 +3,11 @@
 import base64
 import dataclasses
 import io
+import json
 import mimetypes
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -79,38 +80,46 @@ class Unencoded:
 
     value: Any
     files: list[File]
-    stored: bool = False
-    """Whether one of the files went to the bucket."""
 
     def take(self) -> None:
         """Copy the files. Raises ``NotAFile``; blocks."""
         for file in self.files:
             file.take()
 
-    def encode(self, store: Store, to_json: Callable[[Any, Callable[[Any], Any]], bytes]) -> bytes:
-        """Return the result as JSON. Raises ``NotAFile`` and what ``store`` and ``to_json`` raise; blocks.
+    def encode(self, to_json: Callable[[Any, Callable[[Any], Any]], bytes]) -> list[bytes]:
+        """Return the pieces of which ``joined`` makes a text. Raises ``NotAFile`` and what ``to_json`` raises; blocks.
 
-        The files' base64 is put into the JSON last: encoded with the rest, a large file would be in memory several
-        times over.
+        They are a mark, the result as JSON, and the type, the extension and the content of each file: where it belongs,
+        the JSON has the mark and a number.
         """
         mark = f"file-{uuid4().hex}-"
-        inline: list[bytes] = []
-        bodies = {}
-        for number, file in enumerate(self.files):
+        pieces = []
+        for file in self.files:
             file.encode()
-            content_type, extension = file.kind()
-            body: dict[str, Any] = {"content_type": content_type, "bytes": len(file.content)}
-            if url := store(file.content, content_type, f"{number}.{extension}"):
-                body["url"] = url
-                self.stored = True
-            else:
-                body["data"] = f"{mark}{len(inline)}-"
-                inline.append(base64.b64encode(file.content))
-            bodies[file] = body
-            file.content = b""
-        before, *after = to_json(self.value, bodies.__getitem__).split(mark.encode())
-        pieces = (piece.partition(b"-") for piece in after)
-        return b"".join(chain([before], *((inline[int(number)], rest) for number, _, rest in pieces)))
+            pieces += [*map(str.encode, file.kind()), file.content]
+        numbers = {file: f"{mark}{number}-" for number, file in enumerate(self.files)}
+        return [mark.encode(), to_json(self.value, numbers.__getitem__), *pieces]
+
+
+def joined(pieces: Sequence[bytes], store: Store) -> tuple[bytes, bool]:
+    """Return the JSON of a result with files, each offered to ``store``, and whether one was stored. Blocks.
+
+    The files' base64 is put into the JSON last: encoded with the rest, a large file would be in memory several times
+    over. Raises what ``store`` raises.
+    """
+    mark, text, *files = pieces
+    first, *others = text.split(b'"' + mark)
+    joining, stored = [first], False
+    for other in others:
+        number, _, rest = other.partition(b'-"')
+        content_type, extension, content = files[3 * int(number) : 3 * int(number) + 3]
+        body = {"content_type": content_type.decode(), "bytes": len(content)}
+        if url := store(content, content_type.decode(), f"{int(number)}.{extension.decode()}"):
+            stored = True
+            joining += [json.dumps({**body, "url": url}, ensure_ascii=False).encode(), rest]
+        else:
+            joining += [json.dumps(body).encode()[:-1], b', "data": "', base64.b64encode(content), b'"}', rest]
+    return b"".join(joining), stored
 
 
 def find(value: object) -> Unencoded | None:

@@ -4,13 +4,12 @@ Nothing in the SDK (1.12.0) measures the aggregate: the platform refuses a final
 lost. So a result that does not fit is replaced by a reference or a short failure before it is yielded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 
 from aggregating_worker import log
 from aggregating_worker.outcome.bucket import Bucket, NotStored
-from aggregating_worker.outcome.files import Unencoded
-from aggregating_worker.outcome.result import Outcome, describe, failure, reference, success_with_files
+from aggregating_worker.outcome.result import Outcome, failure, reference, success_with_files
 from aggregating_worker.refusal import Refused
 
 BODY_AROUND_CHUNKS = len('{"output": [], "stopPod": true}')
@@ -87,7 +86,7 @@ class Output:
         self._claim(short.size)
         return short
 
-    def seal(self, index: int, value: Unencoded) -> Outcome:
+    def seal(self, index: int, pieces: Sequence[bytes]) -> Outcome:
         """Return the outcome of a result with files in it; store the large ones, if there is a bucket. Blocks."""
 
         def store(content: bytes, content_type: str, name: str) -> str | None:
@@ -97,11 +96,10 @@ class Output:
             return self._bucket.store(f"{self._job_id}/{name}", content, content_type, name)
 
         try:
-            return success_with_files(index, value, store)
-        except BaseException as error:  # encoding an image, or the rest of the result, can raise anything
-            raised = describe(error)
-            log.error(f"Item {index}: a file of its result could not be sent", self._job_id, raised.trace)
-            return raised.outcome(index)
+            return success_with_files(index, pieces, store)
+        except NotStored as error:
+            log.error(f"Item {index}: {error}", self._job_id)
+            return failure(index, "NotStored", str(error))
 
     def shrink(self, outcomes: list[Outcome], spare: int) -> list[Outcome] | None:
         """Return ``outcomes`` with the largest results stored or turned into failures, to save ``spare`` bytes.

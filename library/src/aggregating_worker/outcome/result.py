@@ -7,13 +7,14 @@ encoded here first, where a fault costs its own item only.
 
 import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
 
-from aggregating_worker.outcome.files import File, Store, Unencoded
+from aggregating_worker.failed import ItemFailed
+from aggregating_worker.outcome.files import File, Store, Unencoded, joined
 from aggregating_worker.refusal import sendable
 
 MAX_KIND = 100
@@ -31,6 +32,9 @@ RETURNABLE = "cannot be returned: return JSON, models, dataclasses, arrays, or f
 
 _BEFORE_RESULT = b'{"index": %d, "success": true, "result": '
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+Broken = Literal["", "CUDA", "restart"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,18 @@ class Raised:
     kind: str
     message: str
     trace: str
+    details: Any = None
+    """More for the caller, as plain JSON values."""
+    refresh_worker: bool = False
+    """Whether it asks for a new worker after the job."""
+    broken: Broken = ""
+    """Why its process cannot be trusted any more."""
+    deliberate: bool = False
+    """Whether it is an ``ItemFailed``."""
 
     def outcome(self, index: int) -> Outcome:
         """Return the failure of the item at ``index``."""
-        return failure(index, self.kind, self.message)
+        return failure(index, self.kind, self.message, self.details)
 
 
 def success(index: int, value: object) -> Outcome:
@@ -84,19 +96,21 @@ def success(index: int, value: object) -> Outcome:
     return Outcome(index, True, b"%b%b}" % (_BEFORE_RESULT % index, result))
 
 
-def success_with_files(index: int, value: Unencoded, store: Store) -> Outcome:
-    """Return the outcome of an item whose result has files in it, each offered to ``store``. Blocks.
+def with_files(value: Unencoded) -> list[bytes]:
+    """Return a result with files in it in pieces, for ``joined``. Raises what ``success`` raises, and ``NotAFile``."""
 
-    Raises what ``success`` and ``store`` raise, and ``NotAFile``.
-    """
-
-    def to_json(value: object, body: Callable[[Any], object]) -> bytes:
+    def to_json(value: object, place: Callable[[Any], object]) -> bytes:
         return encoded(
-            to_jsonable_python(value, fallback=lambda one: body(one) if isinstance(one, File) else _listed(one))
+            to_jsonable_python(value, fallback=lambda one: place(one) if isinstance(one, File) else _listed(one))
         )
 
-    result = value.encode(store, to_json)
-    return Outcome(index, True, b"%b%b}" % (_BEFORE_RESULT % index, result), stored=value.stored)
+    return value.encode(to_json)
+
+
+def success_with_files(index: int, pieces: Sequence[bytes], store: Store) -> Outcome:
+    """Return the outcome of an item whose result has files in it, each offered to ``store``, whose faults it raises."""
+    result, stored = joined(pieces, store)
+    return Outcome(index, True, b"%b%b}" % (_BEFORE_RESULT % index, result), stored=stored)
 
 
 def reference(index: int, url: str, size: int) -> Outcome:
@@ -105,13 +119,15 @@ def reference(index: int, url: str, size: int) -> Outcome:
     return Outcome(index, True, encoded(body), stored=True)
 
 
-def failure(index: int, kind: str, message: str) -> Outcome:
-    """Return the outcome of an item that failed, with ``kind`` and ``message`` cut.
+def failure(index: int, kind: str, message: str, details: Any = None) -> Outcome:
+    """Return the outcome of an item that failed, with ``kind`` and ``message`` cut, and ``details`` if there are any.
 
     They are not under a key ``error``: a yielded dict with a truthy one fails the whole job (SDK 1.12.0,
     ``rp_job.handle_job``).
     """
     cut = {"type": sendable(kind, MAX_KIND), "message": sendable(message, MAX_MESSAGE)}
+    if details is not None:
+        cut["details"] = details
     return Outcome(index, False, encoded({"index": index, "success": False, "failure": cut}))
 
 
@@ -123,9 +139,25 @@ def describe(error: BaseException) -> Raised:
     trace = "\n\nwhich led to\n\n".join(map(_trace, _chain(error)))
     error.with_traceback(None)  # an exception that is raised for item after item would gather the frames of all
     leaves = _leaves(error)
-    if len(leaves) == 1:
-        return Raised(type(leaves[0]).__name__, _message(leaves[0]), trace)
-    return Raised(type(error).__name__, "; ".join(f"{type(leaf).__name__}: {_message(leaf)}" for leaf in leaves), trace)
+    if len(leaves) > 1:
+        message = "; ".join(f"{type(leaf).__name__}: {_message(leaf)}" for leaf in leaves)
+        return Raised(type(error).__name__, message, trace)
+    [leaf] = leaves
+    if type(leaf) is ItemFailed:
+        broken: Broken = "restart" if leaf.restart else ""
+        return Raised(str(leaf.type), _message(leaf), trace, _details(leaf), leaf.refresh_worker, broken, True)
+    message = _message(leaf)
+    lost_gpu = issubclass(type(leaf), RuntimeError) and message.startswith("CUDA error")  # for the life of the process
+    return Raised(type(leaf).__name__, message, trace, broken="CUDA" if lost_gpu else "")
+
+
+def _details(failed: ItemFailed) -> Any:
+    try:
+        details = to_jsonable_python(failed.details, fallback=_listed)
+        encoded(details)
+    except BaseException as error:  # the task's own types may raise anything
+        return f"The details cannot be sent: {type(error).__name__}."
+    return details
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aggregating_worker.calls.function import kind, wants_context
 from aggregating_worker.context import Context
+from aggregating_worker.process.function import kind, wants_context
 
 FAULTS = "PLANTED_FAULTS"
 """The variable with the folder in which faults are planted."""
@@ -35,6 +35,10 @@ class Faults:
     def fail(self, index: int) -> None:
         """Have the item of this index raise."""
         (self._folder / f"{index}.fail").touch()
+
+    def end_process(self, index: int) -> None:
+        """Have the item of this index end its process, as a crash does."""
+        (self._folder / f"{index}.end").touch()
 
     def hold(self, index: int) -> None:
         """Have the item of this index wait until ``release``."""
@@ -55,6 +59,8 @@ class Faults:
             log.write(f"{context.index}\n")
         if (self._folder / f"{context.index}.fail").exists():
             raise PlantedError("planted")
+        if (self._folder / f"{context.index}.end").exists():
+            os._exit(1)
         while (self._folder / f"{context.index}.hold").exists():
             yield
 

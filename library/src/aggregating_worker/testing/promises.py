@@ -104,6 +104,14 @@ def test_an_item_that_fails_costs_no_other_its_result(planted: Planted, job_of: 
     assert made[1]["failure"] == {"type": "PlantedError", "message": "planted"}
 
 
+def test_an_item_that_ends_its_process_costs_no_other_its_result(planted: Planted, job_of: JobOf) -> None:
+    first = 6 * EVENTS
+    planted.faults.end_process(first + 1)
+    made = envelopes(done(planted.caller, planted.caller.submit(job_of(4, first_index=first))))
+    assert [(each["index"] - first, each["success"]) for each in made] == [(0, True), (1, False), (2, True), (3, True)]
+    assert made[1]["failure"]["type"] == "ProcessDied"
+
+
 def test_a_cancelled_job_stops_and_the_next_one_is_served(planted: Planted, job_of: JobOf) -> None:
     first = 2 * EVENTS
     job_id = planted.begin(job_of(4 * LOOKAHEAD, first_index=first), first)
@@ -111,7 +119,7 @@ def test_a_cancelled_job_stops_and_the_next_one_is_served(planted: Planted, job_
     planted.faults.release(first)
     check_items("The next job", envelopes(done(planted.caller, planted.caller.submit(job_of(1)))))
     assert planted.caller.status(job_id)["status"] == "CANCELLED"
-    assert len([index for index in planted.faults.called() if index >= first]) <= LOOKAHEAD
+    assert len([index for index in planted.faults.called() if first <= index < first + EVENTS]) <= LOOKAHEAD
 
 
 def test_two_seconds_without_the_platform_lose_nothing(planted: Planted, job_of: JobOf) -> None:

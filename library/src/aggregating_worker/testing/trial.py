@@ -30,7 +30,7 @@ LOOKAHEAD = 4
 
 LOCAL_TEST = """
 import json, runpy, sys
-from aggregating_worker.intake import before_sdk
+from aggregating_worker import before_sdk
 before_sdk.prepare()
 from runpod.serverless.modules import rp_local
 run_job = rp_local.run_job

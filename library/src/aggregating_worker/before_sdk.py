@@ -25,7 +25,7 @@ class Log(io.FileIO):
 
 
 def prepare() -> None:
-    """Prepare for the SDK's import. Ends the process with a sentence if a variable would make the import fail."""
+    """Prepare for the SDK's import, in the worker and where the task runs, which may import it, too."""
     # ``utils/rp_debugger.py`` asks py-cpuinfo for the processor's name. That takes a second, most of a worker's start,
     # and only ``--rp_debugger`` would print it. Without an answer the SDK says that there is none.
     with suppress(ImportError):  # a later SDK may not bring it
@@ -33,7 +33,6 @@ def prepare() -> None:
 
         cpuinfo.get_cpu_info = dict
     _import_when_used("paramiko")  # by the SDK's command line alone, which no worker calls; a quarter of the rest
-    _check_environment()
     _keep_writing()
 
 
@@ -52,8 +51,11 @@ def _import_when_used(name: str) -> None:
     sys.modules[name] = stand_in
 
 
-def _check_environment() -> None:
-    """Check the variables that ``rp_logger.py`` and ``rp_ping.py`` read at import, and ``start`` later, as they do."""
+def check_environment() -> None:
+    """Check the variables that ``rp_logger.py`` and ``rp_ping.py`` read at import, and ``start`` later, as they do.
+
+    Ends the process with a sentence if one would make them fail.
+    """
     level = "RUNPOD_LOG_LEVEL" if "RUNPOD_LOG_LEVEL" in os.environ else "RUNPOD_DEBUG_LEVEL"
     if os.environ.get(level, "DEBUG").upper() not in LOG_LEVELS:
         sys.exit(f"Check the environment: {level} should be one of {', '.join(LOG_LEVELS)}.")

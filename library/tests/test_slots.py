@@ -1,9 +1,8 @@
-"""One pool of calls for all jobs: what jobs share, what they never mix, and that none waits in vain."""
+"""One set of slots for all jobs: what jobs share, what they never mix, and that none waits in vain."""
 
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import aclosing
 from functools import cached_property
 from typing import Any
 
@@ -11,24 +10,18 @@ import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, SecretStr
 
 from aggregating_worker.calls.stream import Stream
-from aggregating_worker.outcome.overflow import Output
-from tests.test_stream import make, others_done
+from aggregating_worker.process.within import Within
+from tests.engine import Job, make, others_done, run, stream_of
 
 
-class Job(BaseModel):
-    items: list[Any]
-    option: Any = None
-    secret: SecretStr = SecretStr("")
+class Cached(Job):
+    """A job that works out something of its items."""
 
-
-async def run(stream: Stream, items: list[Any], job_id: str = "job", **options: Any) -> list[dict[str, Any]]:
-    """Do a job; return its envelopes."""
-    output = Output(job_id, len(items), 10_000_000)
-    job = Job(items=items, **options)
-    return [outcome.body async for chunk in stream.run(job.items, job, job_id, output) for outcome in chunk]
+    @cached_property
+    def count(self) -> int:
+        return len(self.items)
 
 
 def results(envelopes: list[dict[str, Any]]) -> list[Any]:
@@ -58,7 +51,7 @@ async def together(stream: Stream, batches: BatchQueue, *jobs: dict[str, Any]) -
     first = asyncio.create_task(run(stream, ["first"]))
     await batches.begun.wait()
     others = [asyncio.create_task(run(stream, job_id=str(number), **job)) for number, job in enumerate(jobs)]
-    while stream.pool.making < len(jobs) + 1:
+    while len(stream.slots.room.unmade) < len(jobs) + 1:
         await asyncio.sleep(0)
     batches.go.set()
     await first
@@ -95,7 +88,6 @@ def test_the_job_of_a_call_has_the_items_of_that_call_of_whichever_jobs() -> Non
         ({"option": 1}, {"option": True}),
         ({"option": [1]}, {"option": [1.0]}),
         ({"option": {"a": 1}}, {"option": {"a": 1, "b": 2}}),
-        ({"option": float("nan")}, {"option": float("nan")}),
         ({"secret": "mine"}, {"secret": "yours"}),
     ],
     ids=str,
@@ -115,12 +107,19 @@ def test_different_options_never_share_a_call(one: dict[str, Any], other: dict[s
     asyncio.run(scenario())
 
 
-def test_what_a_job_has_worked_out_of_its_items_is_not_handed_on_with_those_of_others() -> None:
-    class Cached(Job):
-        @cached_property
-        def count(self) -> int:
-            return len(self.items)
+def test_options_that_say_the_same_share_a_call_whatever_objects_they_are() -> None:
+    async def scenario() -> None:
+        batches = BatchQueue()
+        stream = make(batches, batched=True)
+        once = "".join(["on", "ce"])
+        jobs = [{"items": [0], "option": [once, once]}, {"items": [1], "option": ["".join(["on", "ce"]), "once"]}]
+        assert await together(stream, batches, *jobs) == [[0], [1]]
+        assert batches.calls == [["first"], [0, 1]]
 
+    asyncio.run(scenario())
+
+
+def test_what_a_job_has_worked_out_of_its_items_is_not_handed_on_with_those_of_others() -> None:
     async def count(items: list[Any], job: Cached) -> list[int]:
         return [job.count] * len(items)
 
@@ -128,8 +127,7 @@ def test_what_a_job_has_worked_out_of_its_items_is_not_handed_on_with_those_of_o
         stream = make(count, batched=True, batch_size=2, batch_wait=60)
         jobs = [Cached(items=[0]), Cached(items=[0])]
         assert [job.count for job in jobs] == [1, 1]
-        outputs = [Output("job", 1, 10_000_000) for _ in jobs]
-        streams = [stream.run(job.items, job, "job", output) for job, output in zip(jobs, outputs, strict=True)]
+        streams = [stream_of(stream, job.items, job) for job in jobs]
         chunks = await asyncio.gather(*map(anext, streams))
         assert [outcome.body["result"] for [outcome] in chunks] == [2, 2]
         for each in streams:
@@ -157,7 +155,7 @@ def test_a_job_that_is_cancelled_in_a_shared_call_disturbs_no_other_and_costs_no
         await batches.begun.wait()
         leaving = asyncio.create_task(run(stream, ["leaves"] * 50, "leaving"))
         staying = asyncio.create_task(run(stream, [1, 2, 3], "staying"))
-        while stream.pool.making < 3:
+        while len(stream.slots.room.unmade) < 3:
             await asyncio.sleep(0)
         leaving.cancel()
         await asyncio.wait([leaving])
@@ -187,7 +185,7 @@ def test_a_job_that_is_cancelled_while_its_call_runs_leaves_the_call_to_the_othe
 
 @pytest.mark.parametrize("cancelled", [1, 2, 3])
 def test_a_job_that_waits_starts_though_all_that_came_before_it_were_cancelled(cancelled: int) -> None:
-    """Each has other options, and nothing else comes that would make the pool look again."""
+    """Each has other options, and nothing else comes that would make the slots look again."""
 
     async def scenario() -> None:
         batches = BatchQueue()
@@ -196,7 +194,7 @@ def test_a_job_that_waits_starts_though_all_that_came_before_it_were_cancelled(c
         await batches.begun.wait()
         leaving = [asyncio.create_task(run(stream, ["leaves"], option=number)) for number in range(cancelled)]
         waiting = asyncio.create_task(run(stream, ["waits"], option="waits"))
-        while stream.pool.making < cancelled + 2:
+        while len(stream.slots.room.unmade) < cancelled + 2:
             await asyncio.sleep(0)
         for job in leaving:
             job.cancel()
@@ -244,19 +242,78 @@ def test_each_try_gets_items_as_fresh_as_the_first() -> None:
     asyncio.run(scenario())
 
 
-def test_each_try_has_its_own_time_and_what_is_made_is_kept() -> None:
-    """The first half succeeds, the second never ends: only the second is late."""
+def test_a_batch_whose_halves_fail_alike_is_tried_item_by_item() -> None:
+    """So a batch in which everything fails costs hardly more calls than it has items."""
+    calls = []
+
+    def process_batch(items: list[int], job: object) -> list[int]:
+        calls.append(items)
+        raise ValueError("no")
+
+    async def scenario() -> None:
+        assert results(await run(make(process_batch, batched=True), list(range(32)))) == ["ValueError"] * 32
+
+    asyncio.run(scenario())
+    whole = list(range(32))
+    assert calls == [whole, whole[:16], whole[16:], *([item] for item in whole)]
+
+
+def test_halves_that_fail_otherwise_are_halved_each() -> None:
+    calls = []
+
+    def process_batch(items: list[int], job: object) -> list[int]:
+        calls.append(items)
+        if 7 in items:
+            raise KeyError("no")
+        if 0 in items:
+            raise ValueError("no")
+        return items
+
+    async def scenario() -> None:
+        found = results(await run(make(process_batch, batched=True), list(range(8))))
+        assert found == ["ValueError", 1, 2, 3, 4, 5, 6, "KeyError"]
+
+    asyncio.run(scenario())
+    assert calls[:5] == [[*range(8)], [0, 1, 2, 3], [4, 5, 6, 7], [0, 1], [2, 3]]
+    assert len(calls) == 11
+
+
+def test_each_try_has_its_own_time_and_only_what_hangs_is_late() -> None:
+    calls = []
 
     async def process_batch(items: list[int], job: object) -> list[int]:
-        if len(items) == 4:
+        calls.append(items)
+        if len(items) == 8:
             raise ValueError("together they fail")
-        if 2 in items:
+        if 5 in items:
             await asyncio.Event().wait()
         return items
 
     async def scenario() -> None:
-        found = results(await run(make(process_batch, batched=True, item_timeout=0.1), [0, 1, 2, 3]))
-        assert found == [0, 1, "TimeoutError", "TimeoutError"]
+        found = results(await run(make(process_batch, batched=True, item_timeout=0.05), list(range(8))))
+        assert found == [0, 1, 2, 3, 4, "TimeoutError", 6, 7]
+
+    asyncio.run(scenario())
+    assert calls == [[*range(8)], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [6, 7], [4], [5]]
+
+
+def test_a_blocking_batch_over_its_time_is_halved_once_it_has_ended() -> None:
+    late = threading.Event()
+
+    def process_batch(items: list[str], job: object) -> list[str]:
+        if "slow" in items:
+            late.wait(60)
+            raise ValueError("after its time")
+        return items
+
+    async def scenario() -> None:
+        stream = make(process_batch, batched=True, item_timeout=0.1)
+        job = asyncio.create_task(run(stream, ["good", "fine", "slow", "well"]))
+        async with asyncio.timeout(20):
+            while not any(attempt.late for seat in stream.slots._seats for attempt in seat.process.attempts.values()):
+                await asyncio.sleep(0.01)
+            late.set()
+            assert results(await job) == ["good", "fine", "ValueError", "well"]
 
     asyncio.run(scenario())
 
@@ -323,16 +380,17 @@ def test_there_is_room_for_what_could_start_and_for_no_more() -> None:
             return item
 
         stream = make(process, item_concurrency=4)
-        assert stream.pool.room() == 4
+        stream.slots.serve()
+        assert stream.slots.for_jobs() == 4
         jobs = [asyncio.create_task(run(stream, [1])) for _ in range(3)]
         await asyncio.sleep(0)
-        assert stream.pool.room() == 1
+        assert stream.slots.for_jobs() == 1
         jobs.append(asyncio.create_task(run(stream, [1] * 9)))
         await asyncio.sleep(0)
-        assert stream.pool.room() <= 0
+        assert stream.slots.for_jobs() <= 0
         go.set()
         await asyncio.gather(*jobs)
-        assert stream.pool.room() == 4
+        assert stream.slots.for_jobs() == 4
 
     asyncio.run(scenario())
 
@@ -343,62 +401,35 @@ def test_a_batch_has_room_for_the_call_after_the_one_under_way() -> None:
         stream = make(batches, batched=True, batch_size=8)
         jobs = [asyncio.create_task(run(stream, [1]))]
         await batches.begun.wait()
-        assert stream.pool.room() == 8
+        assert stream.slots.for_jobs() == 8
         jobs.append(asyncio.create_task(run(stream, [1] * 10)))
         await asyncio.sleep(0)
-        assert stream.pool.room() <= 0
+        assert stream.slots.for_jobs() <= 0
         batches.go.set()
         await asyncio.gather(*jobs)
 
     asyncio.run(scenario())
 
 
-def test_a_worker_whose_slots_are_all_held_for_ever_says_so_and_keeps_what_it_has() -> None:
-    """The job that holds them gets an outcome for every item; the other job is for another worker."""
-    release = threading.Event()
-
-    def process(item: str, job: object) -> str:
-        if item == "hangs":
-            release.wait(60)
-        return item
+def test_jobs_that_their_callers_have_given_one_id_are_two() -> None:
+    """As they can be on the SDK's realtime route."""
 
     async def scenario() -> None:
-        stream = make(process, item_concurrency=2, item_timeout=0.2)
-        stuck: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        stream.pool.on_stuck = stuck.set_result
-        guilty = asyncio.create_task(run(stream, ["good", "hangs", "hangs", "waits", "waits"], "guilty"))
-        beside = asyncio.create_task(run(stream, ["good", "waits"], "beside"))
-        async with asyncio.timeout(20):
-            assert await stuck == ["beside"]
-            assert stream.pool.room() == 0
-            found = await guilty
-        assert results(found) == ["good", "TimeoutError", "TimeoutError", "WorkerStuck", "WorkerStuck"]
-        beside.cancel()
-        await asyncio.wait([beside])
-        release.set()
-        await others_done(stream)
+        begun, go = asyncio.Event(), asyncio.Event()
 
-    asyncio.run(scenario())
+        async def process(item: str, job: object) -> str:
+            if item == "slow":
+                begun.set()
+                await go.wait()
+            return item
 
-
-def test_slots_that_come_back_in_time_are_used_again() -> None:
-    release = threading.Event()
-
-    def process(item: str, job: object) -> str:
-        if item == "slow":
-            release.wait(60)
-        return item
-
-    async def scenario() -> None:
-        stream = make(process, item_concurrency=1, item_timeout=0.5)
-        stream.pool.on_stuck = lambda _: pytest.fail("The slot came back.")
-        output = Output("job", 2, 10_000)
-        async with aclosing(stream.run(["slow", "next"], None, "job", output)) as chunks:
-            [late] = await anext(chunks)
-            assert late.body["failure"]["type"] == "TimeoutError"
-            release.set()
-            [after] = await anext(chunks)
-            assert after.body["result"] == "next"
+        stream = make(process)
+        slow = asyncio.create_task(run(stream, ["slow"], "mine"))
+        await begun.wait()
+        assert results(await run(stream, ["quick"], "mine")) == ["quick"]
+        assert len(stream.slots.room.unmade) == 1
+        go.set()
+        assert results(await slow) == ["slow"]
 
     asyncio.run(scenario())
 
@@ -411,30 +442,35 @@ def test_ten_thousand_jobs_leave_nothing_behind() -> None:
         stream = make(process_batch, batched=True)
         for number in range(10_000):
             assert results(await run(stream, [number], option=number % 3)) == [number]
-        assert stream.pool.making == stream.pool.under_way == 0
-        assert len(stream.pool._groups) == len(stream.pool._works) == 0
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        await others_done(stream)
+        slots = stream.slots
+        [process] = [seat.process for seat in slots._seats]
+        assert isinstance(process, Within)
+        assert len(slots.room) == len(slots.turns._groups) == 0
+        assert len(process.attempts) == len(process._known) == 0
+        assert len(process._runner._jobs) == len(process._runner._calls) == 0
 
     asyncio.run(scenario())
 
 
-def test_half_of_a_batch_that_never_returns_keeps_the_other_half_from_nothing() -> None:
+def test_half_of_a_batch_that_does_not_return_keeps_the_other_half_from_nothing() -> None:
     """It holds its own slot, and the other half is tried in the next one that is free."""
-    release = threading.Event()
+    other, release = threading.Event(), threading.Event()
 
     def process_batch(items: list[str], job: object) -> list[str]:
         if len(items) == 4:
             raise ValueError("together they fail")
         if "hangs" in items:
             release.wait(60)
+        else:
+            other.set()
         return items
 
     async def scenario() -> None:
-        stream = make(process_batch, batched=True, item_concurrency=2, item_timeout=0.2)
-        async with asyncio.timeout(20):
-            found = results(await run(stream, ["hangs", "late", "good", "fine"]))
-        assert found == ["TimeoutError", "TimeoutError", "good", "fine"]
+        items = ["hangs", "beside it", "good", "fine"]
+        job = asyncio.create_task(run(make(process_batch, batched=True, item_concurrency=2), items))
+        assert await asyncio.to_thread(other.wait, 20)
         release.set()
-        await others_done(stream)
+        assert results(await job) == items
 
     asyncio.run(scenario())

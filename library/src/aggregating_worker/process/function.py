@@ -1,13 +1,13 @@
-"""The task's function: its kind, its arguments, and how it is called."""
+"""The task's function: which of the two it is, its kind, and whether it asks for a context."""
 
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any
 
-from aggregating_worker.calls.threads import Threads
 from aggregating_worker.refusal import Refused
 
 Function = Callable[..., Any]
@@ -15,20 +15,28 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class TaskFunction:
-    """How the task's function is called: ``timeout`` is in seconds per item, 0 for none."""
+    """The task's ``process`` or, if ``batched``, its ``process_batch``."""
 
     function: Function
     batched: bool
     is_async: bool
     in_parts: bool
     """Whether it is a generator: its parts are streamed as it yields them, and all of them are the result."""
-    timeout: float
-    threads: Threads
-    """Where a blocking function runs, and where the files of an async one are copied."""
-    finishers: Threads
-    """Where files are encoded and stored."""
-    with_context: bool = False
+    with_context: bool
     """Whether it takes a third argument, ``context`` or ``contexts``."""
+
+    @classmethod
+    def of(cls, task: ModuleType) -> "TaskFunction":
+        """Return the function of ``task``; raise ``Refused`` if there is not exactly one that can be used."""
+        names = [name for name in ("process", "process_batch") if callable(getattr(task, name, None))]
+        if len(names) != 1:
+            raise Refused("task.py must define exactly one of process and process_batch.")
+        [name] = names
+        function = getattr(task, name)
+        is_async, in_parts = kind(function)
+        if in_parts and name == "process_batch":
+            raise Refused("task.process_batch must return a list with a result per item: only process may yield.")
+        return cls(function, name == "process_batch", is_async, in_parts, wants_context(function, name))
 
 
 def kind(function: Function) -> tuple[bool, bool]:

@@ -1,0 +1,386 @@
+"""The slots of all processes: each runs one call after another, until every item has its outcome."""
+
+import asyncio
+import contextvars
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from aggregating_worker import log
+from aggregating_worker.calls.health import Health
+from aggregating_worker.calls.pace import Pace
+from aggregating_worker.calls.room import Room
+from aggregating_worker.calls.turns import Group, Turns
+from aggregating_worker.calls.work import Item, Work
+from aggregating_worker.outcome.result import Raised
+from aggregating_worker.process.attempt import Attempt
+from aggregating_worker.process.process import Process
+from aggregating_worker.settings import Settings
+
+LET_GO_AFTER = 1.0
+"""Seconds in which a call ends that was cancelled, or its process shows that it is alive."""
+PINGS = 16
+"""How often a process is asked whether it is alive in the time of a call, where suspects are tried side by side."""
+LONGEST_LET_GO = 60.0
+"""Seconds in which a call ends whose job was cancelled, at most; a process that loads quickly is not given as long."""
+PATIENCE = 60.0
+"""Seconds that the other calls in a process have that is to end, if there is no ``ITEM_TIMEOUT``."""
+
+CANCELLED = Raised("CancelledError", "Something other than the worker cancelled the call.", "")
+
+
+@dataclass(eq=False)
+class Halves:
+    """The two halves of a call that failed, of which ``left`` are still to be tried."""
+
+    left: int = 2
+    failed: "list[tuple[Sequence[Item], str]]" = field(default_factory=list)
+    """The items and the type of failure of those that have failed, too."""
+
+
+@dataclass(eq=False)
+class Call:
+    """Items to be tried together."""
+
+    items: Sequence[Item]
+    half_of: Halves | None = None
+    deaths: int = 0
+    """How often a process has ended with these items in hand."""
+    overdue: bool = False
+    """Whether its time was over when its process ended."""
+    again: bool = False
+    """Whether it is tried again because of a CUDA error, which may be the process's."""
+
+
+@dataclass(eq=False)
+class Seat:
+    """What is kept about a process: its slots in use, and what it has to find out before it goes on."""
+
+    process: Process
+    health: Health = field(default_factory=Health)
+    in_use: int = 0
+    suspects: deque[list[Call]] = field(default_factory=deque)
+    """Calls that a process had in hand when it died: those of one list are tried side by side, with no other."""
+    trial: deque[Call] | None = None
+    """What is left of the suspects that are being tried; None if none are."""
+    silent: bool = False
+    """Whether it is ended because it does not answer while a call is over its time: which call it is, is not known."""
+
+    @property
+    def free(self) -> int:
+        """How many calls could start."""
+        return self.process.slots - self.in_use if self.process.ready else 0
+
+
+class Slots:
+    """Runs the items of all jobs in ``processes``, each of which has a slot for every call that it may have at once.
+
+    A slot in use is an asyncio task, which sees a call through. Whatever ends, ``look`` is called: it starts calls
+    while there are slots for them.
+    """
+
+    def __init__(self, processes: Sequence[Process], settings: Settings, *, batched: bool, slots: int) -> None:
+        self.turns = Turns()
+        self.room = Room(self.turns, settings.undelivered_bytes)
+        self.on_room: Callable[[], None] = lambda: None
+        """Called when there may be room for another job."""
+        self.on_end: Callable[[str], None] = self._fail_all
+        """Called when the worker has to end, with the reason."""
+        self.until_delivered = False
+        """Whether somebody calls ``delivered`` for each job; else a job is out of hand when it has left."""
+        self._seats = [Seat(process) for process in processes]
+        self._slots = slots
+        self._batched = batched
+        self._most = settings.batch_size if batched else 1
+        self._timeout = settings.item_timeout
+        self._pace = Pace(self._most, settings.batch_wait)
+        self._alarm: asyncio.TimerHandle | None = None
+        self._calls: deque[Call] = deque()
+        """Calls to be tried before other items: halves, and what has to run in another process."""
+        self._lost = ""
+        self._numbers = count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: asyncio.AbstractEventLoop | None = None
+        self._has_succeeded = False
+
+    def serve(self) -> None:
+        """Have the processes run calls on the running event loop."""
+        if self._serving is not (loop := asyncio.get_running_loop()):
+            self._serving = loop
+            for seat in self._seats:
+                seat.process.serve(self, self._slots, max(self._timeout, 1.0) if self._timeout else PATIENCE)
+
+    @property
+    def most_items(self) -> int:
+        """How many items can be in calls at once."""
+        return self._slots * self._most * len(self._seats)
+
+    @property
+    def under_way(self) -> int:
+        """How many slots are in use."""
+        return sum(seat.in_use for seat in self._seats)
+
+    def for_jobs(self) -> int:
+        """Return how many jobs of one item could start now or, of batches, in the next call."""
+        calls = sum(
+            max(seat.free, int(self._batched)) for seat in self._seats if seat.process.ready and not seat.suspects
+        )
+        return self.room.for_jobs(calls - len(self._calls), self._most)
+
+    def enter(self, work: Work) -> None:
+        """Take on a job."""
+        self.serve()
+        self.room.enter(work)
+        if self._lost:
+            self.on_end(self._lost)
+        self.offer(work)
+
+    def offer(self, work: Work) -> None:
+        """Let the items of a job start, if they could."""
+        self.turns.enter(work)
+        if work.startable:
+            self.look()
+
+    def leave(self, work: Work) -> None:
+        """Drop what a job has waiting, and the calls that nobody else waits for."""
+        work.end()
+        for seat in self._seats:
+            seat.process.forget(work.shared.number)
+            for attempt in seat.process.attempts.values():
+                attempt.wake()
+        if not self.until_delivered:
+            self.room.leave(work.job_id)
+        self.look()
+
+    def delivered(self, job_id: str) -> None:
+        """Let go of the results of a job."""
+        self.room.leave(job_id)
+        self.look()
+
+    def look(self) -> None:
+        """Start calls while there are free slots and items that need not wait for more."""
+        for seat in self._seats:
+            while seat.free > 0 and (call := self._draw(seat)):
+                self._start(seat, call)
+        self.on_room()
+
+    def _draw(self, seat: Seat) -> Call | None:
+        """Return the call that is to start next in a process, if there is one."""
+        if seat.suspects or seat.trial is not None:
+            if not (seat.trial or seat.in_use or seat.process.attempts):
+                seat.trial = deque(seat.suspects.popleft()) if seat.suspects else None
+            if seat.trial is not None or seat.suspects:
+                return seat.trial.popleft() if seat.trial else None
+        if self._calls:
+            return self._calls.popleft()
+        if not self.turns:
+            return None
+        if self.room.full:
+            oldest = self.room.oldest
+            items = [oldest.start() for _ in range(min(oldest.startable, self._most))] if oldest else []
+        else:
+            items = self.turns.draw(self._most, self._held)
+        return Call(items) if items else None
+
+    def _held(self, group: Group) -> bool:
+        """Whether a call of ``group`` waits for more items; then it is looked at again in time."""
+        if not self._batched:
+            return False
+        until, now = self._pace.wait_until(group, len(self.turns.jobs)), time.monotonic()
+        if now >= until:
+            return False
+        loop = asyncio.get_running_loop()
+        if not self._alarm or self._alarm.when() > loop.time() + until - now or self._alarm.cancelled():
+            if self._alarm:
+                self._alarm.cancel()
+            self._alarm = loop.call_later(until - now, self._look_again)
+        return True
+
+    def _look_again(self) -> None:
+        self._alarm = None
+        self.look()
+
+    def _start(self, seat: Seat, call: Call) -> None:
+        """Start a call, in a slot of its own."""
+        pickled = [(item, data) for item in call.items if item.work.alive and (data := item.pickled()) is not None]
+        if not pickled:
+            self._resolve(call)
+            return
+        items = [item for item, _ in pickled]
+        context = items[0].work.context if len({item.work for item in items}) == 1 else contextvars.Context()
+        attempt = Attempt(next(self._numbers), items, context, call.deaths)
+        seat.in_use += 1
+        seat.process.begin(attempt, [data for _, data in pickled])
+        # Not in the context of the job whose end has led here.
+        task = asyncio.create_task(self._slot(seat, call, attempt), context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _slot(self, seat: Seat, call: Call, attempt: Attempt[Item]) -> None:
+        """See a call through: when it has ended, each of its items has its outcome, or is to be tried again."""
+        began = time.monotonic()
+        await self._ended(seat, attempt)
+        seat.in_use -= 1
+        if self._batched:
+            now = time.monotonic()
+            crowd = len(self.room) - (len(self.room.unmade) - len(self.turns.jobs))
+            self._pace.ended(now, now - began, crowd)
+        items = attempt.items
+        call.items = [items[place] for place in attempt.left if items[place].work.alive]
+        if attempt.died and not attempt.late:  # ``gone`` has seen to them
+            self._resolve(call)
+        elif attempt.late and call.items:
+            message = f"No result within {self._timeout:g} s per item (ITEM_TIMEOUT)."
+            self._fail(call, Raised("TimeoutError", message, ""))
+        elif attempt.unwanted or not (raised := attempt.raised or (attempt.cancelled and CANCELLED)):
+            self._has_succeeded |= not attempt.unwanted
+            seat.health.succeeded()
+            self._resolve(call)
+        elif raised.broken == "CUDA" and not call.again:
+            log.error("A CUDA error stays for the life of a process: trying again in another", trace=raised.trace)
+            self._calls.appendleft(Call(call.items, call.half_of, again=True))
+        else:
+            if seat.health.failed(raised, (item.work.job_id for item in call.items)) and self._has_succeeded:
+                self._replace(seat, raised)
+            self._fail(call, raised)
+        self.look()
+
+    async def _ended(self, seat: Seat, attempt: Attempt[Item]) -> None:
+        """Return when the function has returned, or its process has ended, which it does if the function does not."""
+        attempt.overdue = not await self._in_time(seat, attempt)
+        if attempt.over:
+            return
+        seat.process.cancel(attempt)
+        grace = min(max(seat.process.load_seconds, LET_GO_AFTER), LONGEST_LET_GO)
+        if attempt.overdue:
+            grace = LET_GO_AFTER
+            attempt.late = await attempt.wait(LET_GO_AFTER, lambda: attempt.answered) and not attempt.died
+            if not (attempt.late or attempt.over):
+                self._end_silent(seat)
+            elif attempt.late and len(attempt.items) == 1:  # at once: its call may not end before its process does
+                self._fail_late(attempt.items[0])
+        if not await attempt.wait(grace):
+            seat.process.retire()
+        await attempt.wait()
+
+    async def _in_time(self, seat: Seat, attempt: Attempt[Item]) -> bool:
+        """Return whether a call has ended, or nobody wants it any more, before its time is over.
+
+        Suspects that are tried side by side have less, if the process does not answer: each has all of it alone.
+        """
+
+        def unwanted() -> bool:
+            return not any(item.work.alive for item in attempt.items)
+
+        seconds = self._timeout * len(attempt.items) or math.inf
+        if seat.trial is None or seconds == math.inf:
+            return await attempt.wait(seconds, unwanted)
+        due = time.monotonic() + seconds
+        while (left := due - time.monotonic()) > 0:
+            seat.process.ping(attempt)
+            if await attempt.wait(min(left, max(LET_GO_AFTER / 2, seconds / PINGS)), unwanted):
+                return True
+            if not attempt.answered and seat.in_use > 1:
+                self._end_silent(seat)
+                return await attempt.wait()
+        return False
+
+    def _end_silent(self, seat: Seat) -> None:
+        seat.silent = True
+        seat.process.kill()
+
+    def _fail(self, call: Call, raised: Raised) -> None:
+        """Fail a call's only item, or try its halves."""
+        if len(call.items) == 1:
+            call.items[0].fail_as(raised)
+            self._resolve(call)
+            return
+        call.items[0].log(
+            f"A batch of {len(call.items)} items failed: trying its halves", raised.trace or raised.message
+        )
+        if call.half_of:
+            self._resolve(call, raised.kind)
+        else:
+            self._split(call.items)
+
+    def _resolve(self, call: Call, failed: str = "") -> None:
+        """Take note of what became of a half: when both have failed alike, their items are tried one by one."""
+        if not (halves := call.half_of):
+            return
+        halves.left -= 1
+        if failed:
+            halves.failed.append((call.items, failed))
+        if halves.left:
+            return
+        if len({kind for _, kind in halves.failed}) == 1 and len(halves.failed) == 2:
+            self._calls.extendleft(Call([item]) for items, _ in halves.failed[::-1] for item in items[::-1])
+        else:
+            for items, _ in halves.failed[::-1]:
+                self._split(items)
+
+    def _split(self, items: Sequence[Item]) -> None:
+        half, halves = len(items) // 2, Halves()
+        self._calls.extendleft((Call(items[half:], halves), Call(items[:half], halves)))
+
+    def gone(self, process: Process, in_hand: Sequence[Attempt[Item]], why: str, *, on_purpose: bool) -> None:
+        """See ``process.Owner``: by halves of all that it had in hand, those that end a process are found."""
+        [seat] = [seat for seat in self._seats if seat.process is process]
+        calls = []
+        for attempt in in_hand:
+            items = [attempt.items[place] for place in sorted(attempt.left)]
+            if not attempt.late and (items := [item for item in items if item.work.alive]):
+                calls.append(Call(items, deaths=attempt.deaths + 1, overdue=attempt.overdue))
+            attempt.died = not attempt.over
+            attempt.over = True
+            attempt.wake()
+        silent, seat.silent = seat.silent, False
+        if seat.trial:
+            seat.suspects.appendleft([*seat.trial])
+        seat.trial = None
+        if on_purpose:
+            self._calls.extendleft(Call(call.items, deaths=call.deaths - 1) for call in calls)
+        elif calls:
+            log.error(f"The task's process {'did not answer' if silent else why}, with {len(calls)} calls in hand")
+            self._suspect(seat, calls, silent, why)
+        self.look()
+
+    def _suspect(self, seat: Seat, calls: list[Call], silent: bool, why: str) -> None:
+        [first, *others] = calls
+        if others:
+            half = len(calls) // 2
+            seat.suspects.extendleft((calls[half:], calls[:half]))
+        elif len(first.items) > 1:
+            half = len(first.items) // 2
+            halves = (first.items[half:], first.items[:half])
+            seat.suspects.extendleft([Call(items, deaths=first.deaths)] for items in halves)
+        elif silent and first.overdue:
+            self._fail_late(first.items[0])
+        elif silent or first.deaths == 1:  # it may have been chance
+            seat.suspects.appendleft([first])
+        else:
+            first.items[0].fail("ProcessDied", f"The process that ran it {why}.")
+
+    def _fail_late(self, item: Item) -> None:
+        item.fail("TimeoutError", f"No result within {self._timeout:g} s per item (ITEM_TIMEOUT).")
+
+    def _replace(self, seat: Seat, raised: Raised) -> None:
+        """Replace a process in which everything fails alike; if the next is no better, end the worker."""
+        why = f"Calls of several jobs fail alike, one after another ({raised.kind}: {raised.message})"
+        if seat.health.hopeless:
+            self.lost(f"{why}, in a fresh process, too")
+        else:
+            log.error(f"{why}: the process is replaced.")
+            seat.process.retire()
+
+    def lost(self, reason: str) -> None:
+        """See ``process.Owner``."""
+        self._lost = reason
+        self.on_end(reason)
+
+    def _fail_all(self, reason: str) -> None:
+        """Fail what is left of every job, where no other worker could do it."""
+        for work in self.room.unmade:
+            work.fail_rest("ProcessDied", reason)

@@ -1,0 +1,240 @@
+"""A process beside the worker: how it is started, heard and ended."""
+
+import contextvars
+import json
+import math
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from weakref import WeakSet
+
+from aggregating_worker import log
+from aggregating_worker.process.inside import AT_ONCE, READ, REPORT
+from aggregating_worker.process.process import LOADS, STILL_LOADING, UNLOAD_WITHIN, Owner, Process
+from aggregating_worker.process.wire import Ask, Frames, frame
+from aggregating_worker.refusal import Refused
+
+START = "from aggregating_worker.process.inside import main; main()"
+
+
+class Beside(Process):
+    """A process of its own that runs the module ``task``, with ``share`` in its environment.
+
+    Make it in the main thread: the kernel ends what a thread has started when that ends.
+    """
+
+    def __init__(self, task: str, share: dict[str, str]) -> None:
+        super().__init__()
+        self.share = share
+        self.over = False
+        """Whether it has ended, and no other takes its place."""
+        self._task = task
+        self._server: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        self._unsent = bytearray()
+        self._sending = False
+        self._waiting = 0
+        self._stopped = False
+        _made.add(self)
+        self._start()
+
+    def _start(self) -> None:
+        self._lives += 1
+        self._loads += 1
+        self._known.clear()
+        self._unsent.clear()
+        self._sending = False
+        self._frames, self._pid, self._fault = Frames(), 0, ""
+        self._channel, theirs = socket.socketpair()
+        self._channel.setblocking(False)
+        with theirs:
+            if self._server is None:
+                self._server = self._start_server()
+            socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+        self._listen()
+
+    def _start_server(self) -> "subprocess.Popen[bytes]":
+        """Start what imports the task."""
+        self._control, theirs = socket.socketpair()
+        self._control.setblocking(False)
+        given = {"control": theirs.fileno(), "worker": os.getpid(), "task": self._task}
+        with theirs:
+            return subprocess.Popen(
+                [sys.executable, "-c", START, json.dumps({**given, "argv": sys.argv, "path": sys.path})],
+                env={**os.environ, **self.share},
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is the worker's
+            )
+
+    def serve(self, owner: Owner, slots: int, patience: float) -> None:
+        """See ``Process``."""
+        super().serve(owner, slots, patience)
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._loop:
+            self._loop.add_reader(self._channel, self.read)
+            self._loop.add_reader(self._control, self.read_report)
+            self._ask(Ask.BEGIN, self.slots)
+            self._later(STILL_LOADING, self._tell)
+
+    def _tell(self) -> None:
+        if self._loads and not self.over:
+            log.info("load() goes on.")
+            self._later(STILL_LOADING, self._tell)
+
+    def _ask(self, kind: int, number: int, payload: bytes = b"", context: contextvars.Context | None = None) -> None:
+        del context  # of this process
+        self._unsent += frame(kind, number, payload)
+        self._waiting += 1
+        if not self._loop or self._waiting == AT_ONCE:
+            self._send()
+        elif not self._sending:  # what is asked for in the same turn of the event loop goes together
+            self._sending = True
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        """Send what the socket has room for, and the rest when it has room again."""
+        self._sending, self._waiting = False, 0
+        try:
+            while self._unsent:
+                del self._unsent[: self._channel.send(self._unsent)]
+        except BlockingIOError:
+            if self._loop:
+                self._sending = True
+                self._loop.add_writer(self._channel, self._send_rest)
+        except OSError:  # it has ended, which is reported
+            self._unsent.clear()
+
+    def _send_rest(self) -> None:
+        if self._loop:
+            self._loop.remove_writer(self._channel)
+        self._send()
+
+    def read(self) -> bool:
+        """Take what the process says; return whether there may be more. If it has closed its end, kill it."""
+        try:
+            data = self._channel.recv(READ)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._leave(self._channel)
+            self.kill()
+        for heard in self._frames.feed(data):
+            self._heard(*heard)
+        return bool(data)
+
+    def read_report(self) -> None:
+        """Take what is said of the process: that it has begun, or with which status it has ended."""
+        data = b""
+        with suppress(OSError):
+            data = self._control.recv(REPORT.size)
+        if data:
+            kind, value = REPORT.unpack(data)
+            if kind == b"P":
+                self._pid = value
+            else:
+                self._gone(value)
+        elif self._server:
+            self._leave(self._control)
+            self._control.close()
+            status, self._server = self._server.wait(), None
+            self._gone(status)
+
+    def kill(self) -> None:
+        """See ``Process``."""
+        with suppress(ProcessLookupError):
+            if self._pid:
+                os.killpg(self._pid, signal.SIGKILL)
+            elif self._server:  # and what it has just forked ends with it
+                self._server.kill()
+
+    def end(self) -> None:
+        """See ``Process``."""
+        self._ask(Ask.END, 0)
+        self._later(UNLOAD_WITHIN, self.kill)
+
+    def _gone(self, status: int) -> None:
+        """Give back what the process had in hand, and start another."""
+        if self._pid:
+            self.kill()  # what it has started itself, in its group
+        while self.read():
+            pass
+        self._leave(self._channel)
+        self._channel.close()
+        in_hand, on_purpose = [*self.attempts.values()], self._on_purpose
+        self.attempts.clear()
+        self.ready = self._ending = self._on_purpose = False
+        why = f"ended with status {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
+        self._fault = self._fault or f"load() in task.py failed: its process {why}"
+        self.over = self._stopped or self._loads >= LOADS
+        if not self.over:
+            self._start()
+        if self._owner:
+            self._owner.gone(self, in_hand, why, on_purpose=on_purpose)
+            if self.over:
+                self._owner.lost(self._fault)
+
+    def _leave(self, descriptor: socket.socket) -> None:
+        if self._loop:
+            self._loop.remove_reader(descriptor)
+            self._loop.remove_writer(descriptor)
+
+    @property
+    def sockets(self) -> tuple[socket.socket, socket.socket]:
+        """What ``read`` and ``read_report`` read."""
+        return self._channel, self._control
+
+    def let_go(self) -> None:
+        """Close its sockets in this process."""
+        self._channel.close()
+        self._control.close()
+
+    def check(self) -> None:
+        """Raise ``Refused`` if it cannot load."""
+        if self.over:
+            raise Refused(self._fault)
+
+    def stop(self) -> None:
+        """End it for good; there is no event loop any more."""
+        self._loop = self._owner = None
+        self._stopped = True
+        if self.ready and not self.attempts:
+            self._channel.setblocking(True)
+            self.end()
+            self._channel.setblocking(False)
+        elif not self.over:
+            self.kill()
+
+
+_made: "WeakSet[Beside]" = WeakSet()
+
+
+def _let_go_of_all() -> None:
+    """Not to keep a process alive from one that the worker has forked, such as the SDK's heartbeat."""
+    for process in _made:
+        process.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_of_all)
+
+
+def read(processes: Sequence[Beside], seconds: float) -> bool:
+    """Take what ``processes`` say within ``seconds``, without an event loop; return whether it was anything."""
+    channels = {process.sockets[0]: process for process in processes}
+    controls = {process.sockets[1]: process for process in processes}
+    readable, _, _ = select.select([*channels, *controls], [], [], None if seconds == math.inf else seconds)
+    for file in readable:
+        if file in channels:
+            channels[file].read()
+        else:
+            controls[file].read_report()
+    return bool(readable)

@@ -8,7 +8,7 @@ WORKER := build/my-worker
 POINTS := sync async batch images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-library test-template test-sdk lint wheel table bench image scale lock upgrade clean
+.PHONY: help demo test test-library test-template test-sdk lint wheel table bench image peers scale lock upgrade clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,11 @@ image: $(WORKER) $(BIN)/.ready-dev  ## Build the image; write into docs/image.md
 
 scale: $(BIN)/.ready-dev  ## Measure map and small jobs over 1 to 8 workers; write the table in docs/scaling.md, and a chart
 	@$(BIN)/python benchmarks/scale.py $(ARGS)
+
+peers: $(BIN)/.ready-dev  ## Measure mosec and LitServe beside this worker, on the same work; write the table in docs/scaling.md
+	@$(BIN)/uv venv --quiet --allow-existing build/peers
+	@$(BIN)/uv pip install --quiet --python build/peers/bin/python --requirement benchmarks/peers/requirements.txt
+	@$(BIN)/python benchmarks/peers.py build/peers/bin/python
 
 clean:  ## Remove what these commands made
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache library/.pytest_cache library/.mypy_cache library/.hypothesis

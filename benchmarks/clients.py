@@ -28,16 +28,19 @@ class Answered:
         return self.jobs / self.seconds
 
 
-async def call(url: str, clients: int, jobs: int, job: dict[str, Any]) -> Answered:
+async def call(url: str, clients: int, jobs: int, job: dict[str, Any], *, direct: bool = False) -> Answered:
     """Send ``job`` so many times to ``/runsync`` of the endpoint at ``url``, after once that does not count.
 
-    Each result of a call says when the call ``began``, which tells calls apart. The clients have no HTTP library: one
+    With ``direct``, it goes to ``url`` as it is, and one result comes back as it is: so other servers are called. Each
+    result of a call says when the call ``began``, which tells calls apart. The clients have no HTTP library: one
     would take from the machine, which they share with what is measured, as much as a worker does.
     """
-    address, body = urlsplit(url), json.dumps({"input": job})
+    address, body = urlsplit(url), json.dumps(job if direct else {"input": job})
+    path = address.path if direct else f"{address.path}/runsync?wait=300000"
     request = (
-        f"POST {address.path}/runsync?wait=300000 HTTP/1.1\r\nHost: {address.netloc}\r\n"
-        f"Authorization: Bearer benchmark\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\n"
+        f"Authorization: Bearer benchmark\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
     ).encode()
     began: set[float] = set()
 
@@ -48,7 +51,8 @@ async def call(url: str, clients: int, jobs: int, job: dict[str, Any]) -> Answer
                 writer.write(request)
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-                state = json.loads(await reader.readexactly(length))
+                answer = json.loads(await reader.readexactly(length))
+            state = {"status": "COMPLETED", "output": [answer]} if direct else answer
             if state.get("status") != "COMPLETED":
                 raise SystemExit(f"A job was answered {state}")
             began.update(result.get("result", result)["began"] for result in state["output"])
@@ -62,9 +66,9 @@ async def call(url: str, clients: int, jobs: int, job: dict[str, Any]) -> Answer
     return Answered(jobs, time.monotonic() - start, len(began))
 
 
-def answered(url: str, clients: int, jobs: int, job: dict[str, Any]) -> Answered:
+def answered(url: str, clients: int, jobs: int, job: dict[str, Any], *, direct: bool = False) -> Answered:
     """Return what ``call`` does, in another process."""
-    given = json.dumps({"url": url, "clients": clients, "jobs": jobs, "job": job})
+    given = json.dumps({"url": url, "clients": clients, "jobs": jobs, "job": job, "direct": direct})
     return Answered(**json.loads(subprocess.check_output([sys.executable, __file__], input=given, text=True)))
 
 

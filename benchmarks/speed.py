@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import many_jobs
 import one_job
+import processes
 import readme
 import stop
 from chart import Row, draw, table
@@ -37,12 +38,16 @@ def between_jobs(serve: Serve, rounds: int, bar: Bar) -> tuple[list[Row], list[s
     done = bar("two long jobs, two idle workers", tries * len(KINDS))
     apart = sum(many_jobs.one_each(serve, task, tries, done) for task in KINDS.values())
     rows += stop.run(serve, rounds, bar("SIGTERM", rounds))
+    faster = processes.two_cores(serve, rounds, bar("two cores", rounds))
+    failed = processes.failed_jobs(serve, bar("a broken worker", 1))
     return rows, [
         f"Items in a call, {row.words}: {statistics.mean(per_call):.1f} in the mean.",
         "Calls of 50 ms by which a one-item job ends later beside one of 3,000 items than alone: "
         + ", ".join(f"{found} with `{kind}`" for kind, found in later.items())
         + ".",
         f"Two long jobs, sent at once to two idle workers: one each in {apart} of {tries * len(KINDS)} rounds.",
+        f"{processes.ITEMS} items of 50 ms pure Python on two cores: {faster} times faster with `PROCESSES=2`.",
+        f"{processes.JOBS} jobs for two workers, of which one loses its GPU: {failed} jobs have a failure.",
     ]
 
 

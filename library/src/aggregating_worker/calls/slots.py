@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from aggregating_worker import log
+from aggregating_worker.calls.again import Again, Call, suspects
 from aggregating_worker.calls.health import Health
 from aggregating_worker.calls.pace import Pace
 from aggregating_worker.calls.room import Room
@@ -18,6 +19,7 @@ from aggregating_worker.calls.work import Item, Work
 from aggregating_worker.outcome.result import Raised
 from aggregating_worker.process.attempt import Attempt
 from aggregating_worker.process.process import Process
+from aggregating_worker.sentence import counted
 from aggregating_worker.settings import Settings
 
 LET_GO_AFTER = 1.0
@@ -30,29 +32,6 @@ PATIENCE = 60.0
 """Seconds that the other calls in a process have that is to end, if there is no ``ITEM_TIMEOUT``."""
 
 CANCELLED = Raised("CancelledError", "Something other than the worker cancelled the call.", "")
-
-
-@dataclass(eq=False)
-class Halves:
-    """The two halves of a call that failed, of which ``left`` are still to be tried."""
-
-    left: int = 2
-    failed: "list[tuple[Sequence[Item], str]]" = field(default_factory=list)
-    """The items and the type of failure of those that have failed, too."""
-
-
-@dataclass(eq=False)
-class Call:
-    """Items to be tried together."""
-
-    items: Sequence[Item]
-    half_of: Halves | None = None
-    deaths: int = 0
-    """How often a process has ended with these items in hand."""
-    overdue: bool = False
-    """Whether its time was over when its process ended."""
-    again: bool = False
-    """Whether it is tried again because of a CUDA error, which may be the process's."""
 
 
 @dataclass(eq=False)
@@ -98,8 +77,7 @@ class Slots:
         self._timeout = settings.item_timeout
         self._pace = Pace(self._most, settings.batch_wait)
         self._alarm: asyncio.TimerHandle | None = None
-        self._calls: deque[Call] = deque()
-        """Calls to be tried before other items: halves, and what has to run in another process."""
+        self._again = Again()
         self._lost = ""
         self._numbers = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -128,7 +106,7 @@ class Slots:
         calls = sum(
             max(seat.free, int(self._batched)) for seat in self._seats if seat.process.ready and not seat.suspects
         )
-        return self.room.for_jobs(calls - len(self._calls), self._most)
+        return self.room.for_jobs(calls - len(self._again), self._most)
 
     def enter(self, work: Work) -> None:
         """Take on a job."""
@@ -174,8 +152,8 @@ class Slots:
                 seat.trial = deque(seat.suspects.popleft()) if seat.suspects else None
             if seat.trial is not None or seat.suspects:
                 return seat.trial.popleft() if seat.trial else None
-        if self._calls:
-            return self._calls.popleft()
+        if self._again:
+            return self._again.popleft()
         if not self.turns:
             return None
         if self.room.full:
@@ -207,7 +185,7 @@ class Slots:
         """Start a call, in a slot of its own."""
         pickled = [(item, data) for item in call.items if item.work.alive and (data := item.pickled()) is not None]
         if not pickled:
-            self._resolve(call)
+            self._again.resolve(call)
             return
         items = [item for item, _ in pickled]
         context = items[0].work.context if len({item.work for item in items}) == 1 else contextvars.Context()
@@ -229,23 +207,23 @@ class Slots:
             crowd = len(self.room) - (len(self.room.unmade) - len(self.turns.jobs))
             self._pace.ended(now, now - began, crowd)
         items = attempt.items
-        call.items = [items[place] for place in attempt.left if items[place].work.alive]
+        call.items = [items[place] for place in sorted(attempt.left) if items[place].work.alive]
         if attempt.died and not attempt.late:  # ``gone`` has seen to them
-            self._resolve(call)
+            self._again.resolve(call)
         elif attempt.late and call.items:
             message = f"No result within {self._timeout:g} s per item (ITEM_TIMEOUT)."
-            self._fail(call, Raised("TimeoutError", message, ""))
+            self._again.fail(call, Raised("TimeoutError", message, ""))
         elif attempt.unwanted or not (raised := attempt.raised or (attempt.cancelled and CANCELLED)):
             self._has_succeeded |= not attempt.unwanted
             seat.health.succeeded()
-            self._resolve(call)
+            self._again.resolve(call)
         elif raised.broken == "CUDA" and not call.again:
             log.error("A CUDA error stays for the life of a process: trying again in another", trace=raised.trace)
-            self._calls.appendleft(Call(call.items, call.half_of, again=True))
+            self._again.appendleft(Call(call.items, call.half_of, again=True))
         else:
             if seat.health.failed(raised, (item.work.job_id for item in call.items)) and self._has_succeeded:
                 self._replace(seat, raised)
-            self._fail(call, raised)
+            self._again.fail(call, raised)
         self.look()
 
     async def _ended(self, seat: Seat, attempt: Attempt[Item]) -> None:
@@ -292,39 +270,6 @@ class Slots:
         seat.silent = True
         seat.process.kill()
 
-    def _fail(self, call: Call, raised: Raised) -> None:
-        """Fail a call's only item, or try its halves."""
-        if len(call.items) == 1:
-            call.items[0].fail_as(raised)
-            self._resolve(call)
-            return
-        call.items[0].log(
-            f"A batch of {len(call.items)} items failed: trying its halves", raised.trace or raised.message
-        )
-        if call.half_of:
-            self._resolve(call, raised.kind)
-        else:
-            self._split(call.items)
-
-    def _resolve(self, call: Call, failed: str = "") -> None:
-        """Take note of what became of a half: when both have failed alike, their items are tried one by one."""
-        if not (halves := call.half_of):
-            return
-        halves.left -= 1
-        if failed:
-            halves.failed.append((call.items, failed))
-        if halves.left:
-            return
-        if len({kind for _, kind in halves.failed}) == 1 and len(halves.failed) == 2:
-            self._calls.extendleft(Call([item]) for items, _ in halves.failed[::-1] for item in items[::-1])
-        else:
-            for items, _ in halves.failed[::-1]:
-                self._split(items)
-
-    def _split(self, items: Sequence[Item]) -> None:
-        half, halves = len(items) // 2, Halves()
-        self._calls.extendleft((Call(items[half:], halves), Call(items[:half], halves)))
-
     def gone(self, process: Process, in_hand: Sequence[Attempt[Item]], why: str, *, on_purpose: bool) -> None:
         """See ``process.Owner``: by halves of all that it had in hand, those that end a process are found."""
         [seat] = [seat for seat in self._seats if seat.process is process]
@@ -341,27 +286,24 @@ class Slots:
             seat.suspects.appendleft([*seat.trial])
         seat.trial = None
         if on_purpose:
-            self._calls.extendleft(Call(call.items, deaths=call.deaths - 1) for call in calls)
+            self._again.extendleft(Call(call.items, deaths=call.deaths - 1) for call in calls)
         elif calls:
-            log.error(f"The task's process {'did not answer' if silent else why}, with {len(calls)} calls in hand")
-            self._suspect(seat, calls, silent, why)
+            log.error(
+                f"The task's process {'did not answer' if silent else why}: it had {counted(len(calls), 'call')}."
+            )
+            self._try_suspects(seat, calls, "" if silent else why)
         self.look()
 
-    def _suspect(self, seat: Seat, calls: list[Call], silent: bool, why: str) -> None:
-        [first, *others] = calls
-        if others:
-            half = len(calls) // 2
-            seat.suspects.extendleft((calls[half:], calls[:half]))
-        elif len(first.items) > 1:
-            half = len(first.items) // 2
-            halves = (first.items[half:], first.items[:half])
-            seat.suspects.extendleft([Call(items, deaths=first.deaths)] for items in halves)
-        elif silent and first.overdue:
-            self._fail_late(first.items[0])
-        elif silent or first.deaths == 1:  # it may have been chance
-            seat.suspects.appendleft([first])
-        else:
-            first.items[0].fail("ProcessDied", f"The process that ran it {why}.")
+    def _try_suspects(self, seat: Seat, calls: Sequence[Call], why: str) -> None:
+        """Try by halves what a process had when it ended, or did not answer; fail an item that was alone in it."""
+        if len(calls) > 1 or len(calls[0].items) > 1:
+            seat.suspects.extendleft(suspects(calls)[::-1])
+        elif calls[0].overdue and not why:
+            self._fail_late(calls[0].items[0])
+        elif calls[0].deaths > 1 and why:
+            calls[0].items[0].fail("ProcessDied", f"The process that ran it {why}.")
+        else:  # it may have been chance
+            seat.suspects.appendleft([*calls])
 
     def _fail_late(self, item: Item) -> None:
         item.fail("TimeoutError", f"No result within {self._timeout:g} s per item (ITEM_TIMEOUT).")

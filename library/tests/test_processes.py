@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from aggregating_worker.local import LocalEndpoint
 from tests.conftest import Caller, MakeWorker, Serve, off_runpod
 from tests.tasks.deadly import DEATHS, HANGS
 from tests.test_local_mode import serving
@@ -125,9 +126,21 @@ def test_what_chance_has_ended_is_tried_again(own: Caller, tmp_path: Path) -> No
     assert outcomes(own.runsync([do("die once", str(tmp_path / "died"))])) == [str(tmp_path / "died")]
 
 
+def test_results_with_files_in_them_are_kept_beside_an_item_that_ends_its_process(own: Caller) -> None:
+    """They are encoded after their call has ended, and the next suspects wait for that."""
+    items = [do("picture", 1_000), do("die"), do("picture", 1_000), do("picture", 1_000)]
+    made = outcomes(ended(own, own.run(items)))
+    assert [each if isinstance(each, str) else each["content_type"] for each in made] == [
+        "image/png",
+        "ProcessDied",
+        "image/png",
+        "image/png",
+    ]
+
+
 def test_what_a_process_has_started_ends_with_it(own: Caller) -> None:
     """A server lets go of its port, and a child that was forked does not hold up the news of its parent's end."""
-    [port, child] = outcomes(own.runsync([do("server"), do("fork")]))
+    [[port], [child]] = [outcomes(own.runsync([do(what)])) for what in ("server", "fork")]
     socket.create_connection(("127.0.0.1", port)).close()
     own.runsync([do("die")])
     with pytest.raises(ConnectionRefusedError):
@@ -202,6 +215,59 @@ def test_a_cuda_error_is_tried_once_more_in_a_new_process_and_then_fails(serve: 
     once = str(tmp_path / "lost")
     made = outcomes(caller.runsync([do("lose the GPU once", once), do("lose the GPU"), do("use the GPU", 1)]))
     assert made == [once, "RuntimeError", 1]
+
+
+def test_one_cuda_error_costs_no_call_beside_it_its_result(serve: Serve) -> None:
+    """They all meet it, and are tried again, by halves."""
+    caller = serve("processes", ITEM_CONCURRENCY="4")
+    items = [do("use the GPU", 0), do("lose the GPU"), *(do("use the GPU", number) for number in range(2, 8))]
+    assert outcomes(ended(caller, caller.run(items))) == [0, "RuntimeError", *range(2, 8)]
+
+
+@pytest.mark.parametrize("bad", [do("signal", 40), do("garbage")], ids=["a signal without a name", "garbage"])
+def test_whatever_a_process_does_to_end_the_worker_hears_of_it(own: Caller, bad: dict[str, Any]) -> None:
+    assert outcomes(ended(own, own.run([do("say", 1), bad, do("say", 2)]))) == [1, "ProcessDied", 2]
+
+
+def test_what_is_logged_in_a_process_that_the_task_forks_ends_nothing(own: Caller) -> None:
+    assert outcomes(own.runsync([do("log in a fork", 7)])) == [7]
+    assert "said in a fork" in own.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "socket.setdefaulttimeout(0.1)",
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+        "threading.Thread(target=time.sleep, args=(1_000,), daemon=True).start()",
+    ],
+)
+def test_what_a_task_sets_when_it_is_imported_ends_no_process(
+    make_worker: MakeWorker, tmp_path: Path, line: str
+) -> None:
+    folder = make_worker("processes")
+    with (folder / "task.py").open("a") as task:
+        task.write(f"\n\nimport socket\n\n{line}\n")
+    with (
+        (tmp_path / "log").open("wb") as output,
+        LocalEndpoint(cwd=folder, log=output) as endpoint,
+        Caller(endpoint, tmp_path / "log") as caller,
+    ):
+        state = ended(caller, caller.run([do("sleep", 0.5), do("die"), do("say", 2)]))
+        assert outcomes(state) == [0.5, "ProcessDied", 2]
+        assert state["output"][1]["failure"]["message"].endswith("was killed by SIGKILL.")
+
+
+def test_a_process_that_always_ends_before_it_has_a_call_ends_the_worker(
+    make_worker: MakeWorker, tmp_path: Path
+) -> None:
+    folder = make_worker("processes")
+    with (folder / "task.py").open("a") as task:
+        task.write("\n\ndef load() -> None:\n    threading.Timer(0.05, os._exit, (7,)).start()\n")
+    with (tmp_path / "log").open("wb") as output, LocalEndpoint(cwd=folder, log=output) as endpoint:
+        [worker] = endpoint.workers.running
+        assert worker.exited.result(20) == 1
+    assert "its process ended with status 7" in (tmp_path / "log").read_text()
 
 
 def test_an_item_that_says_so_gets_a_new_process_for_the_others(own: Caller) -> None:

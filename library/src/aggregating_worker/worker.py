@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import count
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from aggregating_worker import before_sdk
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from aggregating_worker.intake.mode import Mode
     from aggregating_worker.job import JobRunner
     from aggregating_worker.process.processes import Processes
+    from aggregating_worker.settings import Settings
 
 SHOWN = 500
 """Characters of a text that a local test prints."""
@@ -75,13 +77,16 @@ class Worker:
         before_sdk.end_on_interrupt()
         before_sdk.prepare()
         before_sdk.check_environment()
-        with self._processes as processes:
-            processes.start()  # it imports the task while the SDK is imported here
-            from aggregating_worker.intake.mode import Mode, find_mode
+        with self._processes:
             from aggregating_worker.refusal import Refused
 
             try:
-                self._mode = find_mode()
+                try:
+                    _ = self._started
+                finally:
+                    from aggregating_worker.intake.mode import Mode, find_mode  # the SDK, while the task loads
+
+                    self._mode = find_mode()
                 jobs = self._jobs
             except Refused as refusal:
                 print(refusal, file=sys.stderr)
@@ -107,19 +112,17 @@ class Worker:
             sys.exit(1)
 
     @cached_property
-    def _jobs(self) -> "JobRunner":
-        """What runs jobs: the task, loaded, under its settings. Raises ``Refused`` if it cannot be used."""
+    def _started(self) -> "tuple[ModuleType, Settings]":
+        """The task, which its processes load, and its settings. Raises ``Refused`` if it cannot be used."""
         from importlib import import_module
 
         from aggregating_worker import log
-        from aggregating_worker.job import JobRunner
         from aggregating_worker.outcome.result import describe
         from aggregating_worker.process.devices import uses_gpu
         from aggregating_worker.process.log import TaskLog
         from aggregating_worker.refusal import Refused
         from aggregating_worker.settings import read_settings
 
-        log.keep_writing()
         TaskLog(lambda where, level, message: log.line(level, message, where.job_id)).install()
         try:
             task = import_module(self._task)
@@ -130,7 +133,18 @@ class Worker:
         if uses_gpu():
             raise Refused(f"{self._task}.py uses the GPU when it is imported: do that in load().")
         settings = read_settings(task)
-        jobs = JobRunner(task, settings, self._processes.of(task, settings.processes))
+        self._processes.start(task, settings.processes)
+        return task, settings
+
+    @cached_property
+    def _jobs(self) -> "JobRunner":
+        """What runs jobs: the task, loaded, under its settings. Raises ``Refused`` if it cannot be used."""
+        task, settings = self._started
+        from aggregating_worker import log
+        from aggregating_worker.job import JobRunner
+
+        log.keep_writing()
+        jobs = JobRunner(task, settings, self._processes.all)
         self._processes.load()
         return jobs
 

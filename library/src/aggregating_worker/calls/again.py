@@ -27,8 +27,6 @@ class Call:
     """How often a process has ended with these items in hand."""
     overdue: bool = False
     """Whether its time was over when its process ended."""
-    again: bool = False
-    """Whether it is tried again because of a CUDA error, which may be the process's."""
 
 
 class Again(deque[Call]):
@@ -68,9 +66,10 @@ class Again(deque[Call]):
 
 
 def suspects(calls: Sequence[Call]) -> list[list[Call]]:
-    """Return halves of several calls, or of one of several items: each is to be tried by itself, side by side."""
+    """Return halves of several calls, or of one of several items: what is in each is to be tried side by side."""
     if half := len(calls) // 2:
         return [[*calls[:half]], [*calls[half:]]]
     [call] = calls
-    half = len(call.items) // 2
+    if not (half := len(call.items) // 2):
+        return [[call]]
     return [[Call(items, deaths=call.deaths)] for items in (call.items[:half], call.items[half:])]

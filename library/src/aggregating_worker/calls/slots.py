@@ -45,6 +45,10 @@ class Seat:
     """Calls that a process had in hand when it died: those of one list are tried side by side, with no other."""
     trial: deque[Call] | None = None
     """What is left of the suspects that are being tried; None if none are."""
+    alone: bool = False
+    """Whether the trial is of one call only."""
+    without_gpu: list[Call] = field(default_factory=list)
+    """Calls that have met a CUDA error, which one of them has caused."""
     silent: bool = False
     """Whether it is ended because it does not answer while a call is over its time: which call it is, is not known."""
 
@@ -150,6 +154,7 @@ class Slots:
         if seat.suspects or seat.trial is not None:
             if not (seat.trial or seat.in_use or seat.process.attempts):
                 seat.trial = deque(seat.suspects.popleft()) if seat.suspects else None
+                seat.alone = seat.trial is not None and len(seat.trial) == 1
             if seat.trial is not None or seat.suspects:
                 return seat.trial.popleft() if seat.trial else None
         if self._again:
@@ -217,9 +222,10 @@ class Slots:
             self._has_succeeded |= not attempt.unwanted
             seat.health.succeeded()
             self._again.resolve(call)
-        elif raised.broken == "CUDA" and not call.again:
+        elif raised.broken == "CUDA" and not (seat.alone and len(call.items) == 1):
             log.error("A CUDA error stays for the life of a process: trying again in another", trace=raised.trace)
-            self._again.appendleft(Call(call.items, call.half_of, again=True))
+            seat.without_gpu.append(Call(call.items, deaths=attempt.deaths + 1))
+            self._again.resolve(call)
         else:
             if seat.health.failed(raised, (item.work.job_id for item in call.items)) and self._has_succeeded:
                 self._replace(seat, raised)
@@ -284,9 +290,14 @@ class Slots:
         silent, seat.silent = seat.silent, False
         if seat.trial:
             seat.suspects.appendleft([*seat.trial])
-        seat.trial = None
+        seat.trial, seat.alone = None, False
+        if not (on_purpose or calls or process.over):
+            log.error(f"The task's process {why}.")
         if on_purpose:
             self._again.extendleft(Call(call.items, deaths=call.deaths - 1) for call in calls)
+            if seat.without_gpu:
+                seat.suspects.extendleft(suspects(seat.without_gpu)[::-1])
+                seat.without_gpu = []
         elif calls:
             log.error(
                 f"The task's process {'did not answer' if silent else why}: it had {counted(len(calls), 'call')}."
@@ -298,12 +309,15 @@ class Slots:
         """Try by halves what a process had when it ended, or did not answer; fail an item that was alone in it."""
         if len(calls) > 1 or len(calls[0].items) > 1:
             seat.suspects.extendleft(suspects(calls)[::-1])
-        elif calls[0].overdue and not why:
-            self._fail_late(calls[0].items[0])
-        elif calls[0].deaths > 1 and why:
-            calls[0].items[0].fail("ProcessDied", f"The process that ran it {why}.")
-        else:  # it may have been chance
+        elif calls[0].deaths == 1 or not (why or calls[0].overdue):  # it may have been chance
             seat.suspects.appendleft([*calls])
+        elif not why:
+            self._fail_late(calls[0].items[0])
+        else:
+            died = Raised("ProcessDied", f"The process that ran it {why}.", "")
+            calls[0].items[0].settle(died.outcome(calls[0].items[0].index))
+            if seat.health.failed(died, [calls[0].items[0].work.job_id]) and self._has_succeeded:
+                self._replace(seat, died)
 
     def _fail_late(self, item: Item) -> None:
         item.fail("TimeoutError", f"No result within {self._timeout:g} s per item (ITEM_TIMEOUT).")

@@ -1,6 +1,7 @@
 """A process beside the worker: how it is started, heard and ended."""
 
 import contextvars
+import gc
 import json
 import math
 import os
@@ -11,30 +12,60 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from types import ModuleType
 from weakref import WeakSet
 
 from aggregating_worker import log
-from aggregating_worker.process.inside import AT_ONCE, READ, REPORT
+from aggregating_worker.outcome.result import describe
+from aggregating_worker.process.inside import AT_ONCE, READ, REPORT, can_fork, serve
 from aggregating_worker.process.process import LOADS, STILL_LOADING, UNLOAD_WITHIN, Owner, Process
 from aggregating_worker.process.wire import Ask, Frames, frame
 from aggregating_worker.refusal import Refused
 
+REAP_EVERY = 0.02
+"""Seconds between two looks at whether a process that was killed has ended."""
 START = "from aggregating_worker.process.inside import main; main()"
 
 
+@dataclass
+class Forked:
+    """A fork of this process, as ``subprocess.Popen`` has one that it has started."""
+
+    pid: int
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return its status, or None if it has not ended."""
+        return self._wait(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        """Return its status once it has ended."""
+        return self._wait(0)
+
+    def _wait(self, options: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def kill(self) -> None:
+        """End it now."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
 class Beside(Process):
-    """A process of its own that runs the module ``task``, with ``share`` in its environment.
+    """A process of its own that runs ``task``, the module ``name``, with ``share`` in its environment.
 
     Make it in the main thread: the kernel ends what a thread has started when that ends.
     """
 
-    def __init__(self, task: str, share: dict[str, str]) -> None:
+    def __init__(self, name: str, task: ModuleType, share: dict[str, str]) -> None:
         super().__init__()
-        self.share = share
-        self.over = False
-        """Whether it has ended, and no other takes its place."""
+        self._name = name
         self._task = task
-        self._server: subprocess.Popen[bytes] | None = None
+        self._share = share
+        self._server: subprocess.Popen[bytes] | Forked | None = None
         self._pid = 0
         self._unsent = bytearray()
         self._sending = False
@@ -58,15 +89,24 @@ class Beside(Process):
             socket.send_fds(self._control, [b"+"], [theirs.fileno()])
         self._listen()
 
-    def _start_server(self) -> "subprocess.Popen[bytes]":
-        """Start what imports the task."""
+    def _start_server(self) -> "subprocess.Popen[bytes] | Forked":
+        """Start what forks the process: a fork of this one, as long as that works, or else what imports the task anew.
+
+        With the fork it shares the memory of all that the task has imported; its environment is this process's.
+        """
         self._control, theirs = socket.socketpair()
         self._control.setblocking(False)
-        given = {"control": theirs.fileno(), "worker": os.getpid(), "task": self._task}
+        worker = os.getpid()
+        given = {"control": theirs.fileno(), "worker": worker, "task": self._name}
         with theirs:
+            if not self._share and can_fork():
+                gc.freeze()  # a collection over there would copy what is shared
+                if not (pid := os.fork()):
+                    serve(theirs, worker, self._task)
+                return Forked(pid)
             return subprocess.Popen(
                 [sys.executable, "-c", START, json.dumps({**given, "argv": sys.argv, "path": sys.path})],
-                env={**os.environ, **self.share},
+                env={**os.environ, **self._share},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is the worker's
@@ -85,7 +125,7 @@ class Beside(Process):
             self._later(STILL_LOADING, self._tell)
 
     def _tell(self) -> None:
-        if self._loads and not self.over:
+        if not (self.ready or self.over):
             log.info("load() goes on.")
             self._later(STILL_LOADING, self._tell)
 
@@ -125,11 +165,16 @@ class Beside(Process):
             return False
         except OSError:
             data = b""
+        try:
+            for heard in self._frames.feed(data):
+                self._heard(*heard)
+        except Exception as error:  # the task has written into the socket
+            log.error("The task's process says what cannot be read", trace=describe(error).trace)
+            data = b""
         if not data:
             self._leave(self._channel)
             self.kill()
-        for heard in self._frames.feed(data):
-            self._heard(*heard)
+            self._later(UNLOAD_WITHIN, self._kill_server)  # it has not reported the end by then
         return bool(data)
 
     def read_report(self) -> None:
@@ -143,19 +188,35 @@ class Beside(Process):
                 self._pid = value
             else:
                 self._gone(value)
-        elif self._server:
+        else:
             self._leave(self._control)
             self._control.close()
-            status, self._server = self._server.wait(), None
+            self._kill_server()
+            self._reap()
+
+    def _reap(self) -> None:
+        """Take note that what forks the process has ended, as soon as it has."""
+        if self._server and (status := self._server.poll()) is not None:
+            self._server = None
             self._gone(status)
+        elif self._loop:
+            self._later(REAP_EVERY, self._reap)
+        elif self._server:
+            self._server.wait()
+            self._reap()
+
+    def _kill_server(self) -> None:
+        if self._server:
+            with suppress(ProcessLookupError):
+                self._server.kill()  # and what it has forked ends with it
 
     def kill(self) -> None:
         """See ``Process``."""
         with suppress(ProcessLookupError):
             if self._pid:
                 os.killpg(self._pid, signal.SIGKILL)
-            elif self._server:  # and what it has just forked ends with it
-                self._server.kill()
+            else:
+                self._kill_server()
 
     def end(self) -> None:
         """See ``Process``."""
@@ -173,15 +234,29 @@ class Beside(Process):
         in_hand, on_purpose = [*self.attempts.values()], self._on_purpose
         self.attempts.clear()
         self.ready = self._ending = self._on_purpose = False
-        why = f"ended with status {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
+        why = f"ended with status {status}" if status >= 0 else f"was killed by {_signal(-status)}"
         self._fault = self._fault or f"load() in task.py failed: its process {why}"
         self.over = self._stopped or self._loads >= LOADS
         if not self.over:
-            self._start()
+            self._start_again()
         if self._owner:
             self._owner.gone(self, in_hand, why, on_purpose=on_purpose)
             if self.over:
                 self._owner.lost(self._fault)
+
+    def _start_again(self) -> None:
+        """Start another process; if the system has no room for one, or the server has just ended, a second later."""
+        try:
+            self._start()
+        except OSError as error:
+            log.error(f"No process can be started for the task: {error}")
+            self._channel.close()
+            self._kill_server()
+            if self._server:
+                self._control.close()
+                self._server.wait()
+                self._server = None
+            self._later(1.0, self._start_again)
 
     def _leave(self, descriptor: socket.socket) -> None:
         if self._loop:
@@ -198,6 +273,12 @@ class Beside(Process):
         self._channel.close()
         self._control.close()
 
+    def close(self) -> None:
+        """Close its sockets once it is over; what has forked it ends then."""
+        self.let_go()
+        if self._server:
+            self._server.wait()
+
     def check(self) -> None:
         """Raise ``Refused`` if it cannot load."""
         if self.over:
@@ -213,6 +294,13 @@ class Beside(Process):
             self._channel.setblocking(False)
         elif not self.over:
             self.kill()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 _made: "WeakSet[Beside]" = WeakSet()

@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import inspect
 import json
+import logging
 import os
 import signal
 import socket
@@ -17,9 +18,11 @@ import struct
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
@@ -49,44 +52,57 @@ NO_DEBUGGER = "breakpoint() needs PROCESSES=0: then the task runs in the worker,
 
 
 def main() -> NoReturn:
-    """Import the task; then, for each socket that the worker sends, run calls in a process of its own."""
+    """Be a process that has been started, and not forked: import the task, and serve it."""
     given = json.loads(sys.argv[1])
     sys.argv[:], sys.path[:] = given["argv"], given["path"]
-    control = socket.socket(fileno=given["control"])
-    control.set_inheritable(False)
-    _end_with(given["worker"])
-    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.SIG_DFL)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_DIE)
     before_sdk.prepare()
-    sys.breakpointhook = _no_breakpoint
-    fault, task = None, None
+    task: ModuleType | Raised
     try:
         task = importlib.import_module(given["task"])
     except BaseException as error:  # ``sys.exit()`` among them
-        fault = describe(error)
+        task = describe(error)
+    serve(socket.socket(fileno=given["control"]), given["worker"], task)
+
+
+def serve(control: socket.socket, worker: int, task: ModuleType | Raised) -> NoReturn:
+    """For each socket that comes through ``control``, run calls of ``task`` in a process of its own."""
+    _end_with(worker, signal.SIGTERM)
+    control.set_inheritable(False)
+    control.settimeout(None)  # whatever the task has set for new sockets
+    with suppress(OSError):  # it leads a session already
+        os.setsid()
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(ending, signal.SIG_DFL)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_DIE)
+    sys.breakpointhook = _no_breakpoint
     while True:
         _, received, *_ = socket.recv_fds(control, 1, 1)
         if not received:  # the worker has ended
             os._exit(0)
         channel = socket.socket(fileno=received[0])
-        if not _can_fork():
+        channel.settimeout(None)
+        if not can_fork():
             control.sendall(REPORT.pack(b"P", os.getpid()))
-            Inside(channel, control).run(task, fault)
+            _end_with(worker, signal.SIGKILL)
+            Inside(channel, control).run(task)
         sys.stdout.flush()
         sys.stderr.flush()
         this = os.getpid()
         if not (child := os.fork()):
             os.setpgid(0, 0)
-            _end_with(this)
+            _end_with(this, signal.SIGKILL)
             control.close()
-            Inside(channel).run(task, fault)
+            Inside(channel).run(task)
         channel.close()
         with suppress(OSError):  # the child has done it already, or has ended
             os.setpgid(child, child)
+        signal.signal(signal.SIGTERM, partial(_end_group, child))  # the worker has ended
         control.sendall(REPORT.pack(b"P", child))
         _, status = os.waitpid(child, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         control.sendall(REPORT.pack(b"E", os.waitstatus_to_exitcode(status)))
 
 
@@ -99,21 +115,30 @@ class Inside:
 
     def __init__(self, channel: socket.socket, *others: socket.socket) -> None:
         self._channel = channel
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._frames = Frames()
         self._most = 1
         self._todo: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         """For the main thread of a task that blocks: calls, and None at the end."""
-        for descriptor in (channel, *others):
-            os.register_at_fork(after_in_child=descriptor.close)
+        self._descriptors = (channel, *others)
+        self._busy = False
+        self._later: deque[bytes] = deque()
+        os.register_at_fork(after_in_child=self._be_a_child)
 
-    def run(self, task: ModuleType | None, fault: Raised | None) -> NoReturn:
+    def _be_a_child(self) -> None:
+        """In a process that the task has forked: what that logs goes to its standard error."""
+        for descriptor in self._descriptors:
+            descriptor.close()
+        logging.root.handlers = [each for each in logging.root.handlers if type(each) is not TaskLog]
+        logging.root.addHandler(logging.StreamHandler())
+
+    def run(self, task: ModuleType | Raised) -> NoReturn:
         """Load ``task`` and run calls, until the worker has ended or says that this is the end."""
         TaskLog(self._log).install()
         status = 1
         try:
-            if task is None:
-                self._say(frame(Say.UNUSABLE, 0, values(*astuple(fault or describe(ImportError())))))
+            if isinstance(task, Raised):
+                self._say(frame(Say.UNUSABLE, 0, values(*astuple(task))))
             else:
                 function = TaskFunction.of(task)
                 (self._run_async if function.is_async else self._run_blocking)(task, function)
@@ -208,26 +233,33 @@ class Inside:
 
     def _read_once(self, runner: Runner) -> bool:
         """Do what the worker asks; return whether this goes on. Blocks until there is something."""
-        data = b""
-        with suppress(OSError):
-            data = self._channel.recv(READ)
-        if not data:  # the worker has ended: nobody waits for anything here
+        try:
+            if not (data := self._channel.recv(READ)):  # the worker has ended: nobody waits for anything here
+                os._exit(1)
+            for kind, number, payload in self._frames.feed(data):
+                if kind == Ask.END:
+                    return False
+                if kind == Ask.BEGIN:
+                    self._most = number
+                else:
+                    runner.take(kind, number, payload)
+        except BaseException:  # no memory for it, or the socket is closed: the worker must not wait
             os._exit(1)
-        for kind, number, payload in self._frames.feed(data):
-            if kind == Ask.END:
-                return False
-            if kind == Ask.BEGIN:
-                self._most = number
-            else:
-                runner.take(kind, number, payload)
         return True
 
     def _say(self, frames: bytes) -> None:
         with self._lock:
+            self._later.append(frames)
+            if self._busy:  # this is a signal handler, in the middle of what follows
+                return
+            self._busy = True
             try:
-                self._channel.sendall(frames)
+                while self._later:
+                    self._channel.sendall(self._later.popleft())
             except OSError:
                 os._exit(1)
+            finally:
+                self._busy = False
 
     def _log(self, where: Where, level: str, message: str) -> None:
         self._say(frame(Say.LOGGED, where.call, values(level, message, where.job_id)))
@@ -245,17 +277,34 @@ async def _awaited(awaitable: Awaitable[Any]) -> None:
     await awaitable
 
 
-def _end_with(parent: int) -> None:
-    """End this process when ``parent`` ends, by the kernel: it may hold the GIL and not notice."""
+def _end_group(leader: int, *_: object) -> None:
+    """End a process with what it has started, and this one."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+    os._exit(1)
+
+
+def _end_with(parent: int, ending: signal.Signals) -> None:
+    """Have the kernel send this process a signal when ``parent`` ends: it may hold the GIL and not notice."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ending)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def _can_fork() -> bool:
-    """Whether a fork of this process would work as this one does."""
-    return sys.platform == "linux" and not uses_gpu() and len([*Path("/proc/self/task").iterdir()]) == 1
+def can_fork() -> bool:
+    """Whether a fork of this process would work as this one does: no thread is lost, and no GPU."""
+    if sys.platform != "linux" or uses_gpu() or threading.active_count() > 1:
+        return False
+    if _threads() > 1:  # those of OpenBLAS, which NumPy has, end where a process forks, and come again
+        if not (child := os.fork()):
+            os._exit(0)
+        os.waitpid(child, 0)
+    return _threads() == 1
+
+
+def _threads() -> int:
+    return len([*Path("/proc/self/task").iterdir()])
 
 
 def _no_breakpoint(*_: object, **__: object) -> NoReturn:

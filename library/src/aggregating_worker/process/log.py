@@ -19,7 +19,8 @@ class TaskLog(logging.Handler):
 
     def install(self) -> None:
         """Listen to every logger, in place of the SDK's handler (1.12.0, ``rp_upload``), which knows of no job."""
-        logging.root.handlers = [each for each in logging.root.handlers if type(each) is not logging.StreamHandler]
+        ours = (logging.StreamHandler, TaskLog)
+        logging.root.handlers = [each for each in logging.root.handlers if type(each) not in ours]
         logging.root.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:

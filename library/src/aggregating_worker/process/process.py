@@ -39,6 +39,8 @@ class Process(ABC):
 
     def __init__(self) -> None:
         self.slots = 1
+        self.over = False
+        """Whether it has ended, and no other takes its place."""
         self.ready = False
         """Whether it takes calls: it has loaded, and is not to end."""
         self.load_seconds = 0.0
@@ -46,6 +48,7 @@ class Process(ABC):
         self._fault = ""
         """Why it could not load, the last time."""
         self._loads = 0
+        """Times that it has been started since it last had a call."""
         self._lives = 0
         self._patience = 0.0
         self._owner: Owner | None = None
@@ -66,6 +69,7 @@ class Process(ABC):
 
     def begin(self, attempt: Attempt[Any], items: Sequence[bytes]) -> None:
         """Start a call on its pickled ``items``."""
+        self._loads = 0  # what ends it from now on may be a call
         self.attempts[attempt.number] = attempt
         for job in {item.shared for item in attempt.items}:
             if job.number not in self._known:
@@ -152,7 +156,7 @@ class Process(ABC):
                 attempt.items[0].take_part(payload)
             case Say.READY:
                 [self.load_seconds] = json.loads(payload)
-                self.ready, self._loads = True, 0
+                self.ready = True
                 if self._owner:
                     self._owner.look()
             case Say.UNUSABLE:
@@ -160,8 +164,10 @@ class Process(ABC):
             case Say.LOGGED:
                 (attempt.context if attempt else contextvars.Context()).run(log.line, *json.loads(payload))
         if attempt and attempt.over:
-            if not attempt.left:
-                self.attempts.pop(number, None)
+            if not attempt.left and number in self.attempts:
+                del self.attempts[number]
+                if kind == Say.MADE and self._owner:  # suspects may have waited for this
+                    self._owner.look()
             self._end_if_unwanted()
 
     def _cannot_load(self, again: int, raised: Raised) -> None:

@@ -1,7 +1,6 @@
 """All the processes of a worker's task: how many there are, and that they end with the worker."""
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from types import ModuleType
@@ -18,28 +17,23 @@ from aggregating_worker.process.within import Within
 class Processes:
     """The processes that run the module ``task``: those that are there end with the context."""
 
-    def __init__(self, task: str) -> None:
-        self._task = task
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._beside: list[Beside] = []
         self._within: Within | None = None
 
-    def start(self) -> None:
-        """Start the first process, unless the environment says that there is to be none."""
-        if not self._beside and os.environ.get("PROCESSES") != "0":
-            self._beside = [Beside(self._task, shares(max(1, len(gpus())))[0])]
-
-    def of(self, task: ModuleType, count: int | None) -> Sequence[Process]:
-        """Return ``count`` processes for the task, one for each GPU if it is None; 0 is this one."""
+    def start(self, task: ModuleType, count: int | None) -> None:
+        """Start ``count`` processes for the task, one for each GPU if it is None; 0 is this one."""
         if count == 0:
-            self._stop()
             self._within = Within(task, TaskFunction.of(task))
-            return [self._within]
-        self.start()
-        environments = shares(count or max(1, len(gpus())))
-        if self._beside[0].share != environments[0]:  # the task has its own idea of how many
-            self._stop()
-        self._beside += [Beside(self._task, share) for share in environments[len(self._beside) :]]
-        return self._beside
+            return
+        for share in shares(count or max(1, len(gpus()))):
+            self._beside.append(Beside(self._name, task, share))
+
+    @property
+    def all(self) -> Sequence[Process]:
+        """The processes that have been started."""
+        return [self._within] if self._within else self._beside
 
     def load(self) -> None:
         """Return once all have loaded, with a line every half minute. Raises ``Refused`` if one cannot."""
@@ -62,8 +56,7 @@ class Processes:
                     process.kill()
                 deadline = math.inf
         for process in self._beside:
-            process.let_go()
-        self._beside = []
+            process.close()
 
     def __enter__(self) -> Self:
         return self

@@ -19,6 +19,10 @@ from aggregating_worker.process.threads import Threads
 from aggregating_worker.refusal import Refused
 
 
+async def _awaited(awaitable: Awaitable[Any]) -> None:
+    await awaitable
+
+
 class Within(Process):
     """Runs ``task`` in the worker's process."""
 
@@ -62,9 +66,10 @@ class Within(Process):
         """See ``Process``; here nothing can be done."""
 
     def end(self) -> None:
-        """Unload, if that is plain: there is no event loop any more."""
+        """Unload: on an event loop of its own, if that is async."""
         with suppress(Exception):
-            self._task.unload()
+            if inspect.isawaitable(unloading := self._task.unload()):
+                asyncio.run(_awaited(unloading))
 
     def _ask(self, kind: int, number: int, payload: bytes = b"", context: contextvars.Context | None = None) -> None:
         self._runner.take(kind, number, payload, context)

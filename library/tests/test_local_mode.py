@@ -300,3 +300,14 @@ def test_a_long_text_is_printed_by_its_beginning_and_its_length(start: Start) ->
     assert "… (300,000 characters)" in finished.stdout
     assert "'result': 'a'" in finished.stdout
     assert len(finished.stdout) < 5_000
+
+
+def test_a_task_that_uses_the_gpu_when_it_is_imported_is_refused(start: Start, make_worker: MakeWorker) -> None:
+    """The worker imports it, too, and would hold memory of the GPU."""
+    folder = make_worker("hostile")
+    with (folder / "task.py").open("a") as task:
+        task.write("\n\nfrom types import SimpleNamespace\n\n")
+        task.write("sys.modules['torch'] = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True))\n")
+    finished = start(folder=folder)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("task.py uses the GPU when it is imported: do that in load().")

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregating_worker.calls.stream import Stream
+from aggregating_worker.calls.turns import Turns
+from aggregating_worker.calls.work import Options, Work
+from aggregating_worker.outcome.overflow import Output
+from aggregating_worker.process.threads import Threads
 from aggregating_worker.process.within import Within
 from tests.engine import Job, make, others_done, run, stream_of
 
@@ -474,3 +479,67 @@ def test_half_of_a_batch_that_does_not_return_keeps_the_other_half_from_nothing(
         assert results(await job) == items
 
     asyncio.run(scenario())
+
+
+def test_where_no_thread_can_be_started_for_an_upload_its_item_fails_and_no_slot_is_lost() -> None:
+    class NoThreads(Threads):
+        def run(self, call: Callable[[], None]) -> None:
+            raise RuntimeError("can't start new thread")
+
+    def process(item: int, job: object) -> Any:
+        return bytes(item) if item else "text"
+
+    async def scenario() -> None:
+        stream = make(process, item_concurrency=1)
+        stream._finishers = NoThreads()
+        found = await run(stream, [1_000, 0, 1_000])
+        assert results(found) == ["NotStored", "text", "NotStored"]
+        assert found[0]["failure"]["message"] == "can't start new thread"
+        await others_done(stream)
+
+    asyncio.run(scenario())
+
+
+def test_a_call_runs_in_its_own_jobs_context_and_a_shared_one_in_none() -> None:
+    """Whoever has freed the slot."""
+    batch_id: ContextVar[str] = ContextVar("batch_id", default="none")
+
+    async def process(item: int, job: object) -> str:
+        await asyncio.sleep(0)
+        return batch_id.get()
+
+    async def process_batch(items: list[int], job: object) -> list[str]:
+        return [batch_id.get()] * len(items)
+
+    async def job(stream: Stream, name: str) -> list[Any]:
+        batch_id.set(name)
+        return results(await run(stream, [1, 2, 3], name))
+
+    async def scenario() -> None:
+        stream = make(process, item_concurrency=1)
+        found = await asyncio.gather(*(job(stream, name) for name in "abc"))
+        assert found == [[name] * 3 for name in "abc"]
+        shared = make(process_batch, batched=True, batch_wait=60, batch_size=6)
+        assert [*await asyncio.gather(job(shared, "a"), job(shared, "b"))] == [["none"] * 3] * 2
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_is_not_full_waits_from_when_the_first_of_its_items_came() -> None:
+    def work(job_id: str, items: int) -> Work:
+        output = Output(job_id, items, 10_000)
+        threads = Threads()
+        return Work(
+            [*range(items)], Options.of(None), job_id, output, shares_calls=True, lookahead=9, finishers=threads
+        )
+
+    turns = Turns()
+    old, new = work("old", 1), work("new", 2)
+    for each in (old, new):
+        turns.enter(each)
+    old.waits_since, new.waits_since = 10.0, 20.0
+    [group] = turns._groups.values()
+    assert group.since == 10.0
+    assert len(turns.draw(2, lambda _: False)) == 2
+    [group] = turns._groups.values()
+    assert (group.waiting, group.since) == (1, 20.0)

@@ -111,7 +111,10 @@ def own(serve: Serve) -> Caller:
 
 def test_the_worker_never_runs_the_task(own: Caller) -> None:
     [pid] = outcomes(own.runsync([do("pid")]))
-    assert pid != worker_process(own).pid
+    worker = worker_process(own)
+    assert pid in [child.pid for child in worker.children(recursive=True)]
+    first_to_die = int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+    assert first_to_die > int(Path(f"/proc/{worker.pid}/oom_score_adj").read_text())
 
 
 def test_a_caller_is_told_what_ended_the_process(own: Caller) -> None:
@@ -146,6 +149,15 @@ def test_what_a_process_has_started_ends_with_it(own: Caller) -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
     eventually(lambda: not psutil.pid_exists(child))
+
+
+def test_a_process_whose_end_nobody_reports_is_replaced(serve: Serve) -> None:
+    """What forks it has been stopped."""
+    caller = serve("processes")
+    caller.runsync([do("say", 1)])
+    [server] = [child for child in worker_process(caller).children() if child.children()]
+    server.suspend()
+    assert outcomes(ended(caller, caller.run([do("say", 1), do("die"), do("say", 2)]))) == [1, "ProcessDied", 2]
 
 
 def test_a_blocking_function_that_runs_one_call_at_a_time_does_so_where_it_was_loaded(serve: Serve) -> None:

@@ -51,7 +51,8 @@ class Forked:
 
     def kill(self) -> None:
         """End it now."""
-        os.kill(self.pid, signal.SIGKILL)
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
 
 
 class Beside(Process):
@@ -67,6 +68,7 @@ class Beside(Process):
         self._share = share
         self._server: subprocess.Popen[bytes] | Forked | None = None
         self._pid = 0
+        self._channel = self._control = socket.socket()  # until there are others
         self._unsent = bytearray()
         self._sending = False
         self._waiting = 0
@@ -81,11 +83,11 @@ class Beside(Process):
         self._unsent.clear()
         self._sending = False
         self._frames, self._pid, self._fault = Frames(), 0, ""
+        if self._server is None:  # before the next two are made: it must not keep them open
+            self._server = self._start_server()
         self._channel, theirs = socket.socketpair()
         self._channel.setblocking(False)
         with theirs:
-            if self._server is None:
-                self._server = self._start_server()
             socket.send_fds(self._control, [b"+"], [theirs.fileno()])
         self._listen()
 
@@ -250,10 +252,9 @@ class Beside(Process):
             self._start()
         except OSError as error:
             log.error(f"No process can be started for the task: {error}")
-            self._channel.close()
+            self.let_go()
             self._kill_server()
             if self._server:
-                self._control.close()
                 self._server.wait()
                 self._server = None
             self._later(1.0, self._start_again)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from aggregating_worker import before_sdk
 from aggregating_worker.local import LocalEndpoint
@@ -19,6 +20,8 @@ from aggregating_worker.testing import caller as testing
 from aggregating_worker.testing.caller import off_runpod
 
 before_sdk.prepare()  # the tests import the SDK, too
+settings.register_profile("any machine", deadline=None)  # none of them fails because of a time
+settings.load_profile("any machine")
 
 LIBRARY = Path(__file__).parents[1]
 HANDLER = LIBRARY.parent / "{{cookiecutter.project_slug}}" / "handler.py"

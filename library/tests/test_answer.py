@@ -25,12 +25,12 @@ values = st.recursive(
 jobs = st.fixed_dictionaries({"id": st.just("good"), "input": values}, optional={"webhook": texts})
 
 
-@given(st.lists(jobs, max_size=4), st.sampled_from([*UNREADABLE.values()]), st.booleans(), st.integers(0, 4))
+@given(st.lists(jobs, max_size=4), st.sampled_from([*UNREADABLE]), st.booleans(), st.integers(0, 4))
 def test_a_job_that_cannot_be_read_costs_no_other(
     readable: list[dict[str, Any]], unreadable: str, ascii_only: bool, place: int
 ) -> None:
     elements = [json.dumps(job, ensure_ascii=ascii_only) for job in readable]
-    elements.insert(place, unreadable)
+    elements.insert(place, UNREADABLE[unreadable])
     found = jobs_in(f"[{', '.join(elements)}]".encode("utf-8", "surrogateescape"))
     [bad] = [job for job in found if job["id"] == "bad"]
     assert isinstance(bad["input"], Unreadable)

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import astuple
 from functools import partial
@@ -34,7 +34,7 @@ from aggregating_worker.outcome.result import Raised, describe
 from aggregating_worker.process.devices import uses_gpu
 from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.log import TaskLog
-from aggregating_worker.process.run import Runner
+from aggregating_worker.process.run import Runner, awaited
 from aggregating_worker.process.threads import Threads
 from aggregating_worker.process.wire import Ask, Frames, Say, frame, values
 
@@ -215,14 +215,14 @@ class Inside:
     def _set_up(self, task: ModuleType, run: Callable[..., Any]) -> None:
         try:
             if inspect.isawaitable(loading := task.load()):
-                run(_awaited(loading))
+                run(awaited(loading))
         except BaseException as error:
             raise Unusable(describe(error)) from None
 
     def _take_down(self, task: ModuleType, run: Callable[..., Any]) -> None:
         try:
             if (unload := getattr(task, "unload", None)) and inspect.isawaitable(unloading := unload()):
-                run(_awaited(unloading))
+                run(awaited(unloading))
         except BaseException as error:
             self._log(Where(), "ERROR", f"unload() failed\n{describe(error).trace}")
 
@@ -271,10 +271,6 @@ class Unusable(Exception):
     def __init__(self, raised: Raised) -> None:
         super().__init__()
         self.raised = raised
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> None:
-    await awaitable
 
 
 def _end_group(leader: int, *_: object) -> None:

@@ -9,7 +9,7 @@ import contextvars
 import inspect
 import pickle
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import aclosing, closing
 from dataclasses import astuple, dataclass, field
 from types import MappingProxyType
@@ -262,6 +262,11 @@ class Runner:
     def _raised(self, call: Call, error: BaseException) -> None:
         call.made = []
         self._say(frame(Say.RAISED, call.number, values(*astuple(describe(error)))))
+
+
+async def awaited(awaitable: Awaitable[Any]) -> None:
+    """Await what the task's ``load`` or ``unload`` has returned, as a coroutine that a loop can run."""
+    await awaitable
 
 
 def _whole(parts: list[Any]) -> Any:

@@ -14,13 +14,9 @@ from typing import Any
 from aggregating_worker.outcome.result import describe
 from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.process import Owner, Process
-from aggregating_worker.process.run import Runner
+from aggregating_worker.process.run import Runner, awaited
 from aggregating_worker.process.threads import Threads
 from aggregating_worker.refusal import Refused
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> None:
-    await awaitable
 
 
 class Within(Process):
@@ -69,7 +65,7 @@ class Within(Process):
         """Unload: on an event loop of its own, if that is async."""
         with suppress(Exception):
             if inspect.isawaitable(unloading := self._task.unload()):
-                asyncio.run(_awaited(unloading))
+                asyncio.run(awaited(unloading))
 
     def _ask(self, kind: int, number: int, payload: bytes = b"", context: contextvars.Context | None = None) -> None:
         self._runner.take(kind, number, payload, context)

@@ -14,12 +14,19 @@ from aggregating_worker.calls.work import Options
 from aggregating_worker.context import in_call
 from aggregating_worker.job import JobRunner
 from aggregating_worker.outcome.overflow import Output
-from aggregating_worker.outcome.result import Outcome
+from aggregating_worker.outcome.result import Outcome, seal
 from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.within import Within
 from aggregating_worker.settings import Settings
 
 _numbers = count()
+
+
+def success(index: int, value: object) -> Outcome:
+    """Return the outcome of an item whose result, without files in it, is ``value``."""
+    made = seal(index, value)
+    assert isinstance(made, Outcome)
+    return made
 
 
 def runner(task: Any, **values: Any) -> JobRunner:

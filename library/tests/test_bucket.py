@@ -3,14 +3,20 @@
 import hashlib
 import hmac
 import json
+import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import boto3
 import httpx
 import pytest
 from moto.server import ThreadedMotoServer
+from pydantic import ValidationError
 
 from aggregating_worker.outcome.bucket import Access, Bucket
 from tests.calling import client
@@ -53,10 +59,9 @@ def s3(settings: dict[str, str]) -> Any:
     )
 
 
-def at(url: str, name: str) -> Bucket:
-    return Bucket(
-        Access.model_validate({"endpointUrl": url, "accessId": "a/b", "accessSecret": "c", "bucketName": name})
-    )
+def at(url: str, name: str | None = None, region: str | None = None) -> Bucket:
+    given = {"endpointUrl": url, "accessId": "a/b", "accessSecret": "c", "bucketName": name, "region": region}
+    return Bucket(Access.model_validate({field: value for field, value in given.items() if value}))
 
 
 def keys(settings: dict[str, str], bucket: str) -> set[str]:
@@ -203,7 +208,11 @@ def test_a_jobs_own_bucket_that_cannot_be_used_is_refused(serve: Serve, config: 
     [
         ("s3.eu-west-1.amazonaws.com", "s3.eu-west-1.amazonaws.com", "eu-west-1", True),
         ("results.s3.us-west-2.amazonaws.com", "s3.us-west-2.amazonaws.com", "us-west-2", True),
-        ("results.oss-cn-beijing.aliyuncs.com", "oss-cn-beijing.aliyuncs.com", "us-east-1", True),
+        ("results.oss-cn-beijing.aliyuncs.com", "oss-cn-beijing.aliyuncs.com", "cn-beijing", True),
+        ("oss-cn-beijing.aliyuncs.com", "oss-cn-beijing.aliyuncs.com", "cn-beijing", True),
+        ("results.s3.cn-north-1.amazonaws.com.cn", "s3.cn-north-1.amazonaws.com.cn", "cn-north-1", True),
+        ("results.nyc3.digitaloceanspaces.com", "nyc3.digitaloceanspaces.com", "nyc3", True),
+        ("results.minio.example", "results.minio.example", "us-east-1", False),
         ("nyc3.digitaloceanspaces.com", "nyc3.digitaloceanspaces.com", "nyc3", False),
         ("s3api-eu-ro-1.runpod.io", "s3api-eu-ro-1.runpod.io", "eu-ro-1", False),
         ("127.0.0.1:9000", "127.0.0.1:9000", "us-east-1", False),
@@ -216,3 +225,228 @@ def test_each_store_is_addressed_as_it_needs(host: str, store: str, region: str,
     signed = bucket._client.generate_presigned_url("get_object", Params=place, ExpiresIn=604_800)
     assert len(signed) <= bucket.url_bytes(place["Key"])
     assert signed.startswith(f"https://results.{store}/a%20b" if virtual else f"https://{store}/results/a%20b")
+
+
+R2 = "0123456789abcdef0123456789abcdef"
+REGIONS = {
+    # Amazon S3 (its General Reference, "Amazon S3 endpoints and quotas")
+    "s3.eu-west-2.amazonaws.com": "eu-west-2",
+    "s3-eu-west-1.amazonaws.com": "eu-west-1",
+    "s3.dualstack.eu-west-2.amazonaws.com": "eu-west-2",
+    "s3-fips.us-east-2.amazonaws.com": "us-east-2",
+    "s3-fips.dualstack.us-gov-west-1.amazonaws.com": "us-gov-west-1",
+    "s3-fips-us-gov-west-1.amazonaws.com": "us-gov-west-1",
+    "s3.cn-north-1.amazonaws.com.cn": "cn-north-1",
+    "s3.ap-southeast-7.amazonaws.com": "ap-southeast-7",
+    "s3.il-central-1.amazonaws.com": "il-central-1",
+    "bucket.vpce-1a2b3c4d-5e6f.s3.us-east-2.vpce.amazonaws.com": "us-east-2",
+    "photos-111122223333.s3-accesspoint.us-west-2.amazonaws.com": "us-west-2",
+    "photos-111122223333.s3-accesspoint-fips.us-gov-west-1.amazonaws.com": "us-gov-west-1",
+    "s3.amazonaws.com": "us-east-1",
+    "s3-external-1.amazonaws.com": "us-east-1",
+    # Runpod's network volumes (docs, storage/s3-api): the data center, which the host has in small letters
+    "s3api-eu-ro-1.runpod.io": "eu-ro-1",
+    "s3api-eur-is-1.runpod.io": "eur-is-1",
+    # Alibaba OSS ("Use AWS SDKs to access OSS")
+    "oss-cn-hangzhou.aliyuncs.com": "cn-hangzhou",
+    "oss-cn-hangzhou-internal.aliyuncs.com": "cn-hangzhou",
+    "s3.oss-cn-hangzhou.aliyuncs.com": "cn-hangzhou",
+    "s3.oss-eu-central-1-internal.aliyuncs.com": "eu-central-1",
+    # Scaleway, OVHcloud, IONOS, Hetzner, Outscale, Selectel, Synology, Huawei: as in rclone's list of providers
+    "s3.fr-par.scw.cloud": "fr-par",
+    "s3.nl-ams.scw.cloud": "nl-ams",
+    "s3.gra.io.cloud.ovh.net": "gra",
+    "s3.gra.perf.cloud.ovh.net": "gra",
+    "s3.eu-west-par.io.cloud.ovh.net": "eu-west-par",
+    "s3.rbx-archive.io.cloud.ovh.net": "rbx-archive",
+    "s3.us-east-va.io.cloud.ovh.us": "us-east-va",
+    "s3.eu-central-3.ionoscloud.com": "eu-central-3",
+    "s3.eu-central-1.ionoscloud.com": "de",
+    "fsn1.your-objectstorage.com": "fsn1",
+    "oos.cloudgouv-eu-west-1.outscale.com": "cloudgouv-eu-west-1",
+    "s3.ru-1.storage.selcloud.ru": "ru-1",
+    "eu-001.s3.synologyc2.net": "eu-001",
+    "obs.cn-north-4.myhuaweicloud.com": "cn-north-4",
+    "obs.ru-northwest-2.myhuaweicloud.com": "ru-northwest-2",
+    # Tencent COS, Volcengine TOS
+    "cos.ap-guangzhou.myqcloud.com": "ap-guangzhou",
+    "cos.na-siliconvalley.myqcloud.com": "na-siliconvalley",
+    "tos-s3-cn-beijing.volces.com": "cn-beijing",
+    # IBM Cloud Object Storage ("Endpoints and storage locations")
+    "s3.eu-de.cloud-object-storage.appdomain.cloud": "eu-de",
+    "s3.us.cloud-object-storage.appdomain.cloud": "us",
+    "s3.private.us-south.cloud-object-storage.appdomain.cloud": "us-south",
+    "s3.direct.eu.cloud-object-storage.appdomain.cloud": "eu",
+    "s3.private.dal.us.cloud-object-storage.appdomain.cloud": "us",
+    # Linode, Vultr, DigitalOcean, Contabo, Exoscale, Backblaze, Wasabi, Oracle, IDrive e2, Gcore
+    "us-east-1.linodeobjects.com": "us-east-1",
+    "us-iad-10.linodeobjects.com": "us-iad-10",
+    "ewr1.vultrobjects.com": "ewr1",
+    "nyc3.digitaloceanspaces.com": "nyc3",
+    "eu2.contabostorage.com": "eu2",
+    "sos-ch-dk-2.exo.io": "ch-dk-2",
+    "s3.us-west-004.backblazeb2.com": "us-west-004",
+    "s3.eu-central-1.wasabisys.com": "eu-central-1",
+    "s3.wasabisys.com": "us-east-1",
+    "namespace.compat.objectstorage.eu-frankfurt-1.oraclecloud.com": "eu-frankfurt-1",
+    "s3.us-west-1.idrivee2.com": "us-west-1",
+    "s-ed1.cloud.gcore.lu": "s-ed1",
+    # Stores with one region for all: Cloudflare R2, Google, Tigris, Yandex
+    f"{R2}.r2.cloudflarestorage.com": "auto",
+    f"{R2}.eu.r2.cloudflarestorage.com": "auto",
+    "storage.googleapis.com": "auto",
+    "t3.storage.dev": "auto",
+    "fly.storage.tigris.dev": "auto",
+    "storage.yandexcloud.net": "ru-central1",
+    # Stores that take any, or whose host names none
+    "gateway.storjshare.io": "us-east-1",
+    "l4g4.ch11.idrivee2-2.com": "us-east-1",
+    "abc12.upcloudobjects.com": "us-east-1",
+    "s3.pub1.infomaniak.cloud": "us-east-1",
+    "localhost:9000": "us-east-1",
+    "192.0.2.1:9000": "us-east-1",
+    "[::1]:9000": "us-east-1",
+    "minio.example:9000": "us-east-1",
+    "s3.example.com": "us-east-1",
+    "s3.my-company.com": "us-east-1",
+}
+"""The region that each store documents for a host."""
+
+
+@pytest.mark.parametrize(("host", "region"), REGIONS.items())
+def test_the_region_is_the_one_that_the_store_documents(host: str, region: str) -> None:
+    assert at(f"https://{host}", "results").region == region
+    assert at(f"https://{host.upper()}/", "results").region == region
+    assert at(f"https://{host}", "results", "eu-home").region == "eu-home"
+
+
+@pytest.mark.parametrize("name", ["results", "s3-results", "us-east-2", "eu1", "NAME", "oss-cn-beijing"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "s3.eu-west-2.amazonaws.com",
+        "s3-eu-west-1.amazonaws.com",
+        "s3.dualstack.eu-west-2.amazonaws.com",
+        "s3.amazonaws.com",
+        "s3.fr-par.scw.cloud",
+        "s3.gra.io.cloud.ovh.net",
+        "s3.oss-cn-hangzhou.aliyuncs.com",
+        "oss-cn-hangzhou.aliyuncs.com",
+        "cos.ap-guangzhou.myqcloud.com",
+        "s3.eu-de.cloud-object-storage.appdomain.cloud",
+        "nyc3.digitaloceanspaces.com",
+        "us-east-1.linodeobjects.com",
+        "fsn1.your-objectstorage.com",
+        "s3.us-west-004.backblazeb2.com",
+        "sos-ch-dk-2.exo.io",
+        f"{R2}.r2.cloudflarestorage.com",
+        "storage.googleapis.com",
+        "fly.storage.tigris.dev",
+    ],
+)
+def test_without_a_name_the_bucket_is_the_one_that_the_host_begins_with(host: str, name: str) -> None:
+    bucket = at(f"https://{name}.{host}/")
+    assert (bucket.access.bucket, bucket.endpoint_url) == (name, f"https://{host}")
+    assert bucket.region == at(f"https://{host}", name).region
+
+
+@pytest.mark.parametrize("host", [host for host in REGIONS if not host.startswith("photos")])
+def test_a_host_without_a_bucket_asks_for_its_name(host: str) -> None:
+    with pytest.raises(ValidationError, match="bucketName"):
+        at(f"https://{host}/")
+
+
+class Shop(ThreadingHTTPServer):
+    """A store that has one way to answer a PUT that must not overwrite."""
+
+    def __init__(self, answer: Literal["keeps", "overwrites", "refuses"]) -> None:
+        super().__init__(("127.0.0.1", 0), Counter)
+        self.answer = answer
+        self.objects: dict[str, bytes] = {}
+        self.puts = 0
+
+
+class Counter(BaseHTTPRequestHandler):
+    server: Shop
+
+    def do_PUT(self) -> None:
+        path = urlsplit(self.path).path
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.puts += 1
+        careful = self.headers["If-None-Match"] == "*"
+        if careful and self.server.answer == "refuses":
+            return self._answer(501)
+        if careful and self.server.answer == "keeps" and path in self.server.objects:
+            return self._answer(412)
+        self.server.objects[path] = body
+        return self._answer(200)
+
+    def do_GET(self) -> None:
+        body = self.server.objects.get(urlsplit(self.path).path)
+        self._answer(404 if body is None else 200, body or b"")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _answer(self, status: int, body: bytes = b"") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing."""
+
+
+@pytest.fixture(params=["keeps", "overwrites", "refuses"])
+def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
+    with Shop(request.param) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_two_runs_of_a_job_keep_each_others_objects_whatever_the_store_knows(shop: Shop) -> None:
+    """Each run in a worker of its own, and then both again in the same ones, which know the store by now."""
+    workers = [at(f"http://127.0.0.1:{shop.server_port}", "results") for _ in range(2)]
+    runs = [
+        (f"job-{job}/{index}-0.png", b"%d of run %d" % (index, run), worker)
+        for job in range(2)
+        for run, worker in enumerate(workers)
+        for index in range(3)
+    ]
+    urls = [worker.store(key, body, "image/png", "0.png") for key, body, worker in runs]
+    assert [httpx.get(url).content for url in urls] == [body for _, body, _ in runs]
+    for url, (key, _, _) in zip(urls, runs, strict=True):
+        job, name = key.split("/")
+        assert re.fullmatch(rf"/results/{job}/([0-9a-f]{{8}}/)?{name}", httpx.URL(url).path)
+    if shop.answer == "keeps":
+        assert [httpx.URL(url).path for url in urls[:3]] == [f"/results/job-0/{index}-0.png" for index in range(3)]
+
+
+def test_an_object_is_sent_once_when_the_store_is_known(shop: Shop) -> None:
+    bucket = at(f"http://127.0.0.1:{shop.server_port}", "results")
+    bucket.store("job/0.json", b"0")
+    shop.puts = 0
+    for index in range(1, 5):
+        bucket.store(f"job/{index}.json", b"1")
+    assert shop.puts == 4
+
+
+def test_two_runs_of_a_job_keep_each_others_objects(store: dict[str, str]) -> None:
+    urls = [at(store["BUCKET_ENDPOINT_URL"], "results").store("twice/0.json", b'"%d"' % run) for run in range(2)]
+    assert [httpx.get(url).json() for url in urls] == ["0", "1"]
+    first, second = sorted((key for key in keys(store, "results") if key.startswith("twice/")), key=len)
+    assert first == "twice/0.json"
+    assert re.fullmatch("twice/[0-9a-f]{8}/0.json", second)
+
+
+def test_many_files_at_once_of_a_worker_that_does_not_know_the_store_yet(shop: Shop) -> None:
+    bucket = at(f"http://127.0.0.1:{shop.server_port}", "results")
+    bodies = [b"%d" % index for index in range(40)]
+    with ThreadPoolExecutor(16) as pool:
+        urls = [*pool.map(lambda body: bucket.store(f"job/{int(body)}-0.png", body), bodies)]
+    assert [httpx.get(url).content for url in urls] == bodies

@@ -1,6 +1,7 @@
 """The final body stays within its limit, in exact bytes, whatever the results are."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregating_worker.delivery.chunk import Chunk
-from aggregating_worker.delivery.sender import _final
+from aggregating_worker.delivery.chunk import Chunk, final_body
 from aggregating_worker.outcome.bucket import Access, Bucket, NotStored
-from aggregating_worker.outcome.overflow import Output
-from aggregating_worker.outcome.result import Outcome, failure, reference, success
+from aggregating_worker.outcome.overflow import BODY, STOP_POD, Output
+from aggregating_worker.outcome.result import Outcome, failure, reference
 from aggregating_worker.refusal import Refused
+from tests.engine import success
 
 ACCESS = {"endpointUrl": "https://localhost", "accessId": "a", "accessSecret": "b", "bucketName": "c"}
 
@@ -40,12 +41,11 @@ def admitted(output: Output, outcome: Outcome) -> Outcome:
     return taken if isinstance(taken, Outcome) else taken()
 
 
-def sent(outcomes: list[Outcome], chunk: int = 1) -> bytes:
-    bodies = [outcome.body for outcome in outcomes]
-    chunks: list[Any] = bodies
-    if chunk > 1:
-        chunks = [bodies[first : first + chunk] for first in range(0, len(bodies), chunk)]
-    return json.dumps({"output": chunks}, ensure_ascii=False).encode()
+def sent(output: Output, outcomes: list[Outcome], chunk: int = 1) -> bytes:
+    """Return the final body."""
+    parts = [outcomes[first : first + chunk] for first in range(0, len(outcomes), chunk)]
+    rest = {"stopPod": True} if output.refresh_worker else {}
+    return b"".join(final_body([Chunk(part, output, listed=chunk > 1) for part in parts], rest))
 
 
 @given(
@@ -54,22 +54,32 @@ def sent(outcomes: list[Outcome], chunk: int = 1) -> bytes:
     chunk=st.integers(1, 5),
     bucket=st.sampled_from([None, shelf(), shelf(fails=True)]),
     first=st.sampled_from([0, 995]),
+    asking=st.none() | st.integers(0, 59),
 )
 def test_the_body_never_exceeds_the_limit(
-    sizes: list[int], limit: int, chunk: int, bucket: Shelf | None, first: int
+    sizes: list[int], limit: int, chunk: int, bucket: Shelf | None, first: int, asking: int | None
 ) -> None:
+    """Also if an item asks for a new worker when room has been given to others."""
     try:
         output = Output("job", len(sizes), limit, first_index=first, chunked=chunk > 1, bucket=bucket)
     except Refused:
         assert limit < 300 * len(sizes)
         return
-    outcomes = [
-        admitted(output, success(index, "é" * size) if size % 3 else failure(index, "E", "\x00" * size))
-        for index, size in enumerate(sizes, first)
-    ]
+    outcomes = []
+    for index, size in enumerate(sizes, first):
+        output.refresh_worker |= index - first == asking
+        made = success(index, "é" * size) if size % 3 else failure(index, "E", "\x00" * size)
+        outcomes.append(admitted(output, made))
     assert [outcome.index for outcome in outcomes] == list(range(first, first + len(sizes)))
-    body = sent(outcomes, chunk)
-    assert len(body) <= output.size <= limit
+    body = sent(output, outcomes, chunk)
+    assert len(body) <= limit
+    assert chunk > 1 or bucket or len(body) - STOP_POD * output.refresh_worker == output.size
+    bodies = [outcome.body for outcome in outcomes]
+    listed: list[Any] = (
+        [bodies[first : first + chunk] for first in range(0, len(bodies), chunk)] if chunk > 1 else bodies
+    )
+    by_sdk = {"output": listed, **({"stopPod": True} if output.refresh_worker else {})}
+    assert json.dumps(by_sdk, ensure_ascii=False).encode() == body
     if bucket and not bucket.fails and limit >= 500 * len(sizes) + 20:
         for size, outcome in zip(sizes, outcomes, strict=True):
             assert outcome.success == bool(size % 3)
@@ -80,11 +90,11 @@ def test_what_can_stay_inline_does_and_a_reference_has_room_to_the_last_byte(siz
     """The limit is what the references need, or a little more: no item becomes a failure."""
     bucket = shelf()
     longest = reference(len(sizes), "x" * bucket.url_bytes(f"job/{len(sizes)}.json"), 10**15).size
-    limit = max(1_000, len('{"output": [], "stopPod": true}') + len(sizes) * (longest + 2) + more)
+    limit = max(1_000, BODY + STOP_POD + len(sizes) * (longest + 2) + more)
     output = Output("job", len(sizes), limit, bucket=bucket)
     outcomes = [admitted(output, success(index, "x" * size)) for index, size in enumerate(sizes)]
     assert all(outcome.success for outcome in outcomes)
-    assert len(sent(outcomes)) <= limit
+    assert len(sent(output, outcomes)) <= limit
 
 
 def test_what_fits_is_never_replaced() -> None:
@@ -93,10 +103,66 @@ def test_what_fits_is_never_replaced() -> None:
     assert [output.admit(outcome) for outcome in outcomes] == outcomes
 
 
-def test_what_does_not_fit_is_named() -> None:
-    output = Output("job", 2, 1_000)
-    assert admitted(output, success(0, "x" * 2_000)).body["failure"]["type"] == "OutputTooLarge"
-    assert admitted(output, success(1, "small")).success
+@given(
+    off=st.integers(-20, 20),
+    shape=st.sampled_from(["list", "lists", "bare"]),
+    asking=st.booleans(),
+    index=st.sampled_from([0, 7, 12_345]),
+)
+def test_what_fits_exactly_fits(off: int, shape: str, asking: bool, index: int) -> None:
+    def output(limit: int) -> Output:
+        of_one = Output("job", 1, limit, first_index=index, chunked=shape == "lists", bare=shape == "bare")
+        of_one.refresh_worker = asking
+        return of_one
+
+    made = success(index, "x" * 3_000)
+    size = len(sent(output(10_000), [made], 2 if shape == "lists" else 1))
+    assert (output(size + off).admit(made) is made) == (off >= 0)
+
+
+@given(sizes=st.lists(st.integers(300, 600), min_size=2, max_size=9), spare=st.integers(-1, 0))
+def test_a_list_that_fits_exactly_fits(sizes: list[int], spare: int) -> None:
+    """Each of its results is as long as a failure in its place: no room has to be kept."""
+    made = [success(index, "x" * size) for index, size in enumerate(sizes)]
+    limit = max(1_000, len(json.dumps({"output": [outcome.body for outcome in made]})) + spare)
+    output = Output("job", len(sizes), limit)
+    kept = [output.admit(outcome) is outcome for outcome in made]
+    assert kept[:-1] == [True] * (len(sizes) - 1)
+    assert kept[-1] == (len(sent(output, made)) <= limit)
+
+
+@pytest.mark.parametrize(
+    ("items", "size", "says"),
+    [
+        (1, 2_000, "2,002 bytes, too many for a response of 1,000: return less"),
+        (2, 2_000, "2,002 bytes, too many for a response of 1,000: return less"),
+        (3, 600, "602 bytes, too many for what is left of a response of 1,000: send fewer items per job"),
+    ],
+)
+def test_what_does_not_fit_says_its_size_the_limit_and_what_helps(items: int, size: int, says: str) -> None:
+    output = Output("job", items, 1_000)
+    failed = admitted(output, success(0, "x" * size)).body["failure"]
+    message = f"The result has {says}, or give the worker a bucket."
+    assert failed == {"type": "OutputTooLarge", "message": message}
+    assert all(admitted(output, success(index, "small")).success for index in range(1, items))
+
+
+def test_a_failure_that_does_not_fit_says_so_and_a_bucket_would_not_help() -> None:
+    failed = admitted(Output("job", 1, 1_000), failure(0, "E", "", {"x": "y" * 1_000})).body["failure"]
+    assert failed["type"] == "OutputTooLarge"
+    assert re.fullmatch(
+        r"The failure has 1,\d{3} bytes, too many for a response of 1,000: return less.", failed["message"]
+    )
+
+
+def test_what_the_platform_refuses_says_so() -> None:
+    for items, helps in ((1, "return less"), (2, "send fewer items per job")):
+        output = Output("job", items, 20_000)
+        outcomes = [admitted(output, success(index, "x" * 5_000)) for index in range(items)]
+        [first, *_] = output.shrink(outcomes, 1) or []
+        refused = f"and the platform refused a response of {len(sent(output, outcomes)):,}"
+        message = f"The result has 5,002 bytes, {refused}: {helps}, or give the worker a bucket."
+        assert first.body["failure"] == {"type": "OutputTooLarge", "message": message}
 
 
 def test_a_job_of_very_many_small_results_fits() -> None:
@@ -110,8 +176,10 @@ def test_a_limit_too_small_for_the_items_is_refused_before_any_work() -> None:
         Output("job", 100, 1_000)
 
 
-def test_a_body_that_asks_for_a_new_worker_too_is_within_the_limit() -> None:
-    for size in range(800, 1_000):
-        output = Output("job", 1, 1_000)
-        chunk = Chunk([admitted(output, success(0, "x" * size))], output, listed=False)
-        assert len(_final([chunk], {"stopPod": True})) <= 1_000
+def test_who_asks_for_a_new_worker_too_late_takes_no_room() -> None:
+    output = Output("job", 1, 1_000)
+    made = success(0, "x" * (1_000 - len(sent(output, [success(0, "")]))))
+    assert output.admit(made) is made
+    assert len(sent(output, [made])) == 1_000
+    output.refresh_worker |= True
+    assert len(sent(output, [made])) == 1_000

@@ -1,5 +1,7 @@
 """The environment is read once, and a bad value is a sentence that names its variable."""
 
+from types import ModuleType
+
 import pytest
 
 from aggregating_worker.refusal import Refused
@@ -31,6 +33,7 @@ def test_the_defaults() -> None:
         "bucket_access_key_id": None,
         "bucket_secret_access_key": None,
         "bucket_name": None,
+        "bucket_region": None,
         "allow_job_bucket": False,
     }
 
@@ -65,6 +68,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ("ALLOW_JOB_BUCKET", "perhaps"),
         ("BUCKET_ENDPOINT_URL", "s3.eu-west-1.amazonaws.com"),
         ("BUCKET_ENDPOINT_URL", "https://key:secret@localhost"),
+        ("BUCKET_ENDPOINT_URL", "https://[s3.eu-west-2.amazonaws.com"),
     ],
 )
 def test_a_bad_value_is_a_sentence_that_names_the_variable(
@@ -118,3 +122,56 @@ def test_a_batch_that_never_fills_is_a_warning_that_says_what_happens(monkeypatc
     monkeypatch.setenv("BATCH_SIZE", "65")
     [sentence] = doubts(read_settings(), [])
     assert sentence.startswith("BATCH_SIZE=65 is over LOOKAHEAD=64: one job fills a call with 64 items at most.")
+
+
+def test_a_job_of_runsync_may_answer_with_twice_as_much() -> None:
+    settings = read_settings()
+    assert settings.output_limit("0f1e2d-u1") == 10_000_000
+    assert settings.output_limit("sync-0f1e2d-u1") == 20_000_000
+
+
+def test_a_limit_that_is_set_holds_for_every_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def limits(task: ModuleType | None = None) -> set[int]:
+        settings = read_settings(task)
+        return {settings.output_limit(job_id) for job_id in ("0f1e2d-u1", "sync-0f1e2d-u1")}
+
+    task = ModuleType("task")
+    task.MAX_OUTPUT_BYTES = 5_000_000  # type: ignore[attr-defined]
+    assert limits(task) == {5_000_000}
+    monkeypatch.setenv("MAX_OUTPUT_BYTES", "10000000")
+    assert limits(task) == limits() == {10_000_000}
+
+
+KEYS = {"BUCKET_ACCESS_KEY_ID": "a", "BUCKET_SECRET_ACCESS_KEY": "b"}
+
+
+def test_the_three_variables_of_an_official_image_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BUCKET_ENDPOINT_URL", "https://pictures.s3.eu-west-2.amazonaws.com/")
+    access = read_settings().access()
+    assert access
+    assert (access.bucket, access.region) == ("pictures", None)
+    monkeypatch.setenv("BUCKET_NAME", "others")
+    monkeypatch.setenv("BUCKET_REGION", "eu-home")
+    access = read_settings().access()
+    assert access
+    assert (access.bucket, access.region) == ("others", "eu-home")
+
+
+@pytest.mark.parametrize("host", ["s3.eu-west-2.amazonaws.com", "192.0.2.1:9000", "localhost", "minio.example:9000"])
+def test_a_host_without_a_bucket_asks_for_its_name(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BUCKET_ENDPOINT_URL", f"https://{host}")
+    with pytest.raises(Refused) as refused:
+        read_settings()
+    assert str(refused.value) == "Check the environment: BUCKET_NAME is missing."
+
+
+def test_a_region_that_cannot_be_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**KEYS, "BUCKET_NAME": "c", "BUCKET_ENDPOINT_URL": "https://minio.example:9000"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BUCKET_REGION", "eu/home")
+    with pytest.raises(Refused, match="BUCKET_REGION must be a region's name such as eu-west-1"):
+        read_settings()

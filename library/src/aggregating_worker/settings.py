@@ -19,8 +19,11 @@ BUCKET = {
     "bucket_access_key_id": "accessId",
     "bucket_secret_access_key": "accessSecret",
     "bucket_name": "bucketName",
+    "bucket_region": "region",
 }
 """The settings of the bucket, and their names in a job's ``s3Config``."""
+SYNC_OUTPUT_BYTES = 20_000_000
+"""What the platform takes for a job of ``/runsync``, whose id begins with ``sync-``; for others it is half of that."""
 ALIKE = 0.9
 """How alike a misspelt name is to the setting's: a letter or two are wrong. ``WEB_CONCURRENCY`` is less alike."""
 
@@ -50,7 +53,7 @@ class Settings(BaseSettings):
     max_items: PositiveInt = 10_000
     """Items per job, at most."""
     max_output_bytes: Annotated[int, Field(ge=1_000)] = 10_000_000
-    """Bytes of the final body, at most."""
+    """Bytes of the final body, at most; unset: for a job of ``/runsync`` twice as many."""
     undelivered_bytes: PositiveInt = 200_000_000
     """Bytes of results that wait for the platform, over all jobs; beyond that, only the oldest job goes on."""
     inline_file_bytes: Annotated[int, Field(ge=0)] = 100_000
@@ -58,12 +61,20 @@ class Settings(BaseSettings):
     deliver_for: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300
     """Seconds for which a result that the platform does not take is sent again."""
     bucket_endpoint_url: str | None = None
-    """An S3-compatible store for results that do not fit; it needs the next three, too."""
+    """An S3-compatible store for results that do not fit; it needs the next two, too."""
     bucket_access_key_id: SecretStr | None = None
     bucket_secret_access_key: SecretStr | None = None
     bucket_name: str | None = None
+    """The bucket; unset: the one that the URL's host begins with."""
+    bucket_region: str | None = None
+    """The region that requests are signed for; unset: the one that the URL's host names."""
     allow_job_bucket: bool = False
     """Whether a job's own ``s3Config`` is used: then callers choose where the worker connects."""
+
+    def output_limit(self, job_id: str) -> int:
+        """Return how many bytes the final body of the job may have."""
+        unset = "max_output_bytes" not in self.model_fields_set
+        return SYNC_OUTPUT_BYTES if unset and job_id.startswith("sync-") else self.max_output_bytes
 
     def access(self) -> Access | None:
         """Return the bucket's address and keys, or None. Raises ``ValidationError`` if only some of them are set."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filetype
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from aggregating_worker.outcome.files import File, NotAFile, find
+from aggregating_worker.outcome.files import File, Unencoded
+from aggregating_worker.outcome.kind import extension_of
 from aggregating_worker.outcome.overflow import Output
-from aggregating_worker.outcome.result import Outcome, encoded, with_files
+from aggregating_worker.outcome.picture import NotAFile
+from aggregating_worker.outcome.result import Outcome, encoded, seal, with_files
 from tests.engine import make, run
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
@@ -37,9 +40,14 @@ class Record:
     names: list[str]
 
 
+def found(value: Any) -> Unencoded:
+    made = seal(3, value)
+    assert isinstance(made, Unencoded)
+    return made
+
+
 def sealed(value: Any) -> Outcome:
-    made = find(value)
-    assert made
+    made = found(value)
     made.take()
     return Output("job", 10, 10_000_000).seal(3, with_files(made))
 
@@ -72,8 +80,7 @@ def test_a_path_is_its_files_content_and_its_name_tells_what_the_content_does_no
 
 @pytest.mark.parametrize("missing", ["nothing", "."])
 def test_a_path_that_is_no_file_is_a_failure_that_names_it(tmp_path: Path, missing: str) -> None:
-    made = find({"file": tmp_path / missing})
-    assert made
+    made = found({"file": tmp_path / missing})
     with pytest.raises(NotAFile, match=str(tmp_path)):
         made.take()
 
@@ -108,19 +115,13 @@ def failed(value: Any, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return failure
 
 
-def test_a_picture_that_cannot_be_encoded_is_a_failure_that_names_it(capsys: pytest.CaptureFixture[str]) -> None:
-    failure = failed({"image": Image.new("F", (8, 4))}, capsys)
-    assert failure["type"] == "NotAFile"
-    assert failure["message"].startswith("an image of 8 × 4, mode F, could not be encoded as PNG: ")
-
-
 def test_a_result_keeps_its_shape() -> None:
     picture = Image.new("RGB", (2, 2))
-    found = result({"images": [picture, picture], "meta": {"thumb": picture}, "seed": 1, "array": np.arange(2)})
-    assert found.keys() == {"images", "meta", "seed", "array"}
-    for file in (*found["images"], found["meta"]["thumb"]):
+    made = result({"images": [picture, picture], "meta": {"thumb": picture}, "seed": 1, "array": np.arange(2)})
+    assert made.keys() == {"images", "meta", "seed", "array"}
+    for file in (*made["images"], made["meta"]["thumb"]):
         assert file.keys() == {"content_type", "bytes", "data"}
-    assert (found["seed"], found["array"]) == (1, [0, 1])
+    assert (made["seed"], made["array"]) == (1, [0, 1])
 
 
 def test_models_and_dataclasses_are_what_they_make_of_themselves() -> None:
@@ -138,14 +139,14 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_what_has_no_file_in_it_is_left_as_it_is(value: Any) -> None:
-    assert find(value) is None
+    assert isinstance(seal(3, value), Outcome)
 
 
 @given(values=st.lists(json_values | st.binary(max_size=50), min_size=1, max_size=6))
 def test_whatever_is_around_a_file_stays(values: list[Any]) -> None:
-    found = result({"list": values, "file": PNG})
+    made = result({"list": values, "file": PNG})
     expected = [inline(value, _kind(value)) if isinstance(value, bytes) else value for value in values]
-    assert json.dumps(found) == json.dumps({"list": expected, "file": inline(PNG, "image/png")})
+    assert json.dumps(made) == json.dumps({"list": expected, "file": inline(PNG, "image/png")})
 
 
 def _kind(content: bytes) -> str:
@@ -161,8 +162,7 @@ def test_a_cycle_with_a_file_in_it_is_for_the_encoder_to_refuse(capsys: pytest.C
 def test_what_the_task_changes_after_it_has_returned_changes_nothing(tmp_path: Path) -> None:
     path, buffer, picture = tmp_path / "out.png", bytearray(b"first"), Image.new("L", (1, 1), 10)
     path.write_bytes(b"first")
-    made = find([path, buffer, picture])
-    assert made
+    made = found([path, buffer, picture])
     made.take()
     path.unlink()
     buffer[:] = b"other"
@@ -175,3 +175,51 @@ def test_what_the_task_changes_after_it_has_returned_changes_nothing(tmp_path: P
 def test_the_size_of_an_envelope_with_files_is_exact() -> None:
     outcome = sealed({"é": [PNG, {"file-": PNG}]})
     assert outcome.encoded == encoded(outcome.body)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "extension"),
+    [
+        ("x.jpg", PNG, "image/png", "png"),
+        ("x.csv", b"a,b", "text/csv", "csv"),
+        ("X.LOG", b"a", "application/octet-stream", "log"),
+        ("x.safetensors", b"a", "application/octet-stream", "safetensors"),
+        ("x.csv.br", b"a", "application/octet-stream", "br"),
+        ('x.a"b', b"a", "application/octet-stream", "bin"),
+        ("x.a\r\nSet-Cookie: a", b"a", "application/octet-stream", "bin"),
+        ("x.a\\b", b"a", "application/octet-stream", "bin"),
+        ("x.é", b"a", "application/octet-stream", "bin"),
+        ("x.\u202egpj", b"a", "application/octet-stream", "bin"),
+        ("x." + "a" * 100, b"a", "application/octet-stream", "bin"),
+        ("x.", b"a", "application/octet-stream", "bin"),
+        (".png", b"a", "application/octet-stream", "bin"),
+    ],
+)
+def test_an_extension_is_told_by_the_content_or_else_safe(
+    tmp_path: Path, name: str, content: bytes, kind: str, extension: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    file = File(tmp_path / name)
+    file.take()
+    assert file.kind() == (kind, extension)
+
+
+def test_what_content_tells_has_the_same_extension_at_the_callers_side() -> None:
+    for kind in filetype.TYPES:
+        if kind.mime not in ("application/octet-stream", "application/font-woff", "application/font-sfnt"):
+            assert extension_of(kind.mime) == kind.extension.lower()
+
+
+def test_a_picture_is_named_by_what_it_has_become() -> None:
+    image = Image.new("RGB", (4, 4))
+    for image_format, kind in (
+        ("JPEG", ("image/jpeg", "jpg")),
+        ("TIFF", ("image/tiff", "tif")),
+        ("PPM", ("image/x-portable-pixmap", "ppm")),
+        ("TGA", ("application/octet-stream", "tga")),
+    ):
+        image.format = image_format
+        file = File(image)
+        file.take()
+        file.encode()
+        assert file.kind() == kind

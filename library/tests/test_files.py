@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from aggregating_worker.client import Client
+from aggregating_worker.client.files import name_of
 from aggregating_worker.local import LocalEndpoint
 from tests.calling import Answer, Request, call, client, command, environment, job_of, lines, serve_http
 from tests.conftest import LIBRARY
@@ -139,6 +140,25 @@ def test_a_file_that_cannot_be_saved_fails_its_item_only_and_leaves_nothing(
 def test_no_name_from_outside_becomes_a_files_name(drawing: str, tmp_path: Path) -> None:
     client(drawing, "run", "-", "--files", str(tmp_path / "files"), given=job_of("odd"))
     assert [path.name for path in tmp_path.rglob("*")] == ["files", "0-0.bin"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "url", "name"),
+    [
+        ("image/jpeg", "", "3-1.jpg"),
+        ("audio/flac", "", "3-1.flac"),
+        ("text/html; charset=utf-8", "", "3-1.html"),
+        ("application/octet-stream", "", "3-1.bin"),
+        ("application/octet-stream", "https://x/bucket/JOB/0-1.log?X-Amz-Date=1", "3-1.log"),
+        ("text/plain", "https://x/JOB/0123abcd/0-1.srt", "3-1.srt"),
+        ("image/png", "https://x/JOB/0-1.png/../../etc/passwd", "3-1.png"),
+        ("image/png", "https://x/JOB/0-1.a%2Fb?", "3-1.png"),
+        ("image/png", "https://x/?/0-1.exe/", "3-1.png"),
+        ("../../x", "https://x/passwd", "3-1.bin"),
+    ],
+)
+def test_a_file_has_the_name_that_it_has_in_the_bucket_or_its_types(content_type: str, url: str, name: str) -> None:
+    assert name_of(3, 1, content_type, url) == name
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(drawing: str, tmp_path: Path) -> None:

@@ -7,13 +7,17 @@ import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from aggregating_worker.process.run import Parts
 from aggregating_worker.refusal import Refused
 from tests.conftest import Caller, MakeWorker, Serve, off_runpod
 from tests.engine import make, others_done, run, runner, stream_of
@@ -52,6 +56,40 @@ def test_parts_are_streamed_in_order_and_the_aggregate_has_the_whole(caller: Cal
 @pytest.mark.parametrize(("yielded", "whole"), [([], ""), (["a", 1], ["a", 1]), ([{"a": 1}], [{"a": 1}])])
 def test_the_result_is_a_string_of_strings_or_else_a_list(caller: Caller, yielded: list[Any], whole: Any) -> None:
     assert caller.runsync([{"yield": yielded}])["output"][0]["result"] == whole
+
+
+def test_half_of_a_surrogate_pair_waits_for_its_other_half(caller: Caller) -> None:
+    job_id = caller.run([{"yield": [], "halves": True}])
+    parts, envelopes = told_apart(caller.stream(job_id))
+    assert parts == {0: ["a", "😀b"]}
+    assert envelopes == [{"index": 0, "success": True, "result": "a😀b"}]
+
+
+@given(st.text(st.sampled_from("aé😀\ud83d\ude00")) | st.text(), st.data())
+def test_texts_are_put_together_wherever_they_were_cut(text: str, data: st.DataObject) -> None:
+    """Half of a pair that never comes whole is handed on, too: it is refused then."""
+    units = text.encode("utf-16-le", "surrogatepass")
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(units) // 2), max_size=5)))
+    pieces = [units[2 * begin : 2 * end] for begin, end in pairwise([0, *cuts, len(units) // 2])]
+    parts = Parts()
+    sent = [part for piece in pieces for part in parts.add(piece.decode("utf-16-le", "surrogatepass"))] + parts.end()
+    whole = units.decode("utf-16-le", "surrogatepass")
+    assert "".join(sent) == parts.whole == whole
+    if not any("\ud800" <= letter <= "\udfff" for letter in whole):
+        assert all(part.encode() for part in sent if part)
+
+
+def test_an_error_that_is_yielded_fails_the_item_and_ends_the_generator(caller: Caller, tmp_path: Path) -> None:
+    """As the SDK has it of a plain handler, for the whole job (1.12.0, ``rp_job.handle_job``)."""
+    closed = tmp_path / "closed"
+    item = {"yield": ["a", {"error": "no model", "code": 7}, "b"], "for ever": True, "closed": str(closed)}
+    job_id = caller.run([item, {"yield": [{"error": 0.5}]}])
+    parts, envelopes = told_apart(caller.stream(job_id))
+    assert parts == {0: ["a"], 1: [{"error": 0.5}]}
+    failure = {"type": "Error", "message": "no model", "details": {"code": 7}}
+    assert envelopes[0] == {"index": 0, "success": False, "failure": failure}
+    assert envelopes[1]["result"] == [{"error": 0.5}]
+    assert closed.exists()
 
 
 def test_the_first_part_is_not_held_back(caller: Caller, fifo: Path) -> None:

@@ -87,9 +87,9 @@ def test_without_a_bucket_as_many_as_fit_are_inline_in_input_order_every_run_ali
     caller = serve(task)
     runs = [caller.runsync(ITEMS)["output"] for _ in range(3)]
     assert runs[0] == runs[1] == runs[2]
-    assert [envelope["success"] for envelope in runs[0]] == [True, True] + 10 * [False]  # each takes 4 of the 10 MB
-    assert [read(envelope["result"]) for envelope in runs[0][:2]] == [picture(0, SIZE), picture(1, SIZE)]
-    assert {envelope["failure"]["type"] for envelope in runs[0][2:]} == {"OutputTooLarge"}
+    assert [envelope["success"] for envelope in runs[0]] == [True] * 4 + [False] * 8  # each takes 4 of the 20 MB
+    assert [read(envelope["result"]) for envelope in runs[0][:4]] == [picture(seed, SIZE) for seed in range(4)]
+    assert {envelope["failure"]["type"] for envelope in runs[0][4:]} == {"OutputTooLarge"}
 
 
 def test_an_upload_that_fails_costs_its_item_only(serve: Serve, store: dict[str, str]) -> None:
@@ -128,3 +128,19 @@ def test_map_brings_all_12_to_disk(serve: Serve, store: dict[str, str], tmp_path
     assert [Path(result["path"]).name for result in results] == [f"{index}-0.png" for index in range(12)]
     assert [Path(result["path"]).read_bytes() for result in results] == [picture(index, SIZE) for index in range(12)]
     assert len([*folder.iterdir()]) == 12
+
+
+def test_a_files_name_is_the_same_in_the_bucket_for_a_browser_and_on_the_callers_disk(
+    serve: Serve, store: dict[str, str], tmp_path: Path
+) -> None:
+    caller = serve("folders", **store, INLINE_FILE_BYTES="0")
+    names = ["x.jpg", 'a"; filename="b.exe', "a\nb.png", "é.gif", "no extension"]
+    job = json.dumps({"input": {"items": [{"picture": name} for name in names]}}).encode()
+    called = client(caller.endpoint.base_url, "runsync", "-", "--files", str(tmp_path), given=job)
+    assert called.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{index}-0.png" for index in range(5)]
+    output = caller.runsync([{"picture": name} for name in names])["output"]
+    for index, file in enumerate(envelope["result"] for envelope in output):
+        assert httpx.URL(file["url"]).path.rpartition("/")[2] == f"{index}-0.png"
+        answer = httpx.get(file["url"])
+        assert answer.headers["content-disposition"] == f'inline; filename="{index}-0.png"'

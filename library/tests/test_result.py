@@ -1,13 +1,22 @@
 """An envelope is what the SDK will send, to the byte."""
 
+import cmath
+import dataclasses
 import json
+from collections import deque
+from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, field_serializer
 
-from aggregating_worker.outcome.result import describe, failure, success
+from aggregating_worker.outcome.plain import NO_FORM, RETURNABLE
+from aggregating_worker.outcome.result import Unsendable, describe, failure, is_error, returned_error
+from tests.engine import success
 from tests.tasks.hostile import FAULTY, FINE
 
 json_values = st.recursive(
@@ -51,6 +60,136 @@ def test_what_cannot_be_sent_is_a_failure_of_its_kind(name: str) -> None:
     outcome = describe(caught.value).outcome(0)
     assert outcome.body["failure"]["type"] in kinds
     assert outcome.size == len(sdk_encoding(outcome.body))
+
+
+class Scores(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    of: Any
+
+
+class Embedding(BaseModel):
+    of: list[float]
+
+
+class Signal(BaseModel):
+    """It has a form for what JSON has none for."""
+
+    value: complex
+
+    @field_serializer("value")
+    def _parts(self, value: complex) -> list[float]:
+        return [value.real, value.imag]
+
+
+@dataclasses.dataclass
+class Row:
+    cells: Any
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ({1: "a", "1": "b"}, 'result has two keys that are the text "1" in JSON.'),
+        ({True: 1, "true": 2}, 'result has two keys that are the text "true" in JSON.'),
+        ({"x": [{None: 1, "None": 2}]}, 'result.x[0] has two keys that are the text "None" in JSON.'),
+        ({np.int64(1): 1, 1: 2, "1": 3}, 'result has two keys that are the text "1" in JSON.'),
+        (Scores(of={1: "a", "1": "b"}), 'result.of has two keys that are the text "1" in JSON.'),
+        ({"embedding": [0.1, float("nan")]}, f"result.embedding[1] is NaN, {NO_FORM}."),
+        ({"a b": {"x": np.array([[1, -np.inf]], "float32")}}, f'result["a b"].x[0][1] is -Infinity, {NO_FORM}.'),
+        (np.float32("inf"), f"result is Infinity, {NO_FORM}."),
+        (Embedding(of=[0.1, float("nan")]), f"result.of[1] is NaN, {NO_FORM}."),
+        (Row([Row(float("nan"))]), f"result.cells[0].cells is NaN, {NO_FORM}."),
+        ({float("nan"): 1}, f"result has the key nan, {NO_FORM}."),
+        ({"x": {Decimal("Infinity"): 1}}, f"result.x has the key Infinity, {NO_FORM}."),
+        (Decimal("NaN"), f"result is NaN, {NO_FORM}."),
+        ([Scores(of=Decimal("sNaN"))], f"result[0].of is sNaN, {NO_FORM}."),
+        (complex(1, 2), f"result is a complex number, {NO_FORM}."),
+        ({"z": np.array([1, 1j])}, f"result.z[0] is a complex number, {NO_FORM}."),
+        (np.datetime64("NaT"), f"result is NaT, {NO_FORM}."),
+        (np.array(["2026-01-02", "NaT"], "datetime64[ns]"), f"result[1] is NaT, {NO_FORM}."),
+        ([1, {"x": object()}], f"result[1].x: object {RETURNABLE}."),
+        ({"x": ["a", "\ud800"]}, "result.x[1] has half of a surrogate pair, which UTF-8 cannot carry."),
+    ],
+)
+def test_what_json_has_no_form_for_is_a_failure_that_says_what_and_where(value: Any, why: str) -> None:
+    with pytest.raises(Unsendable) as caught:
+        success(0, value)
+    assert str(caught.value) == why
+
+
+@pytest.mark.parametrize("given", [(3, "ns"), (1, ("ns", 3)), (3, "M"), (3, "Y"), (3,)], ids=str)
+def test_a_duration_of_no_known_length_is_refused_by_its_type(given: Any) -> None:
+    with pytest.raises(Unsendable, match="timedelta64"):
+        success(0, [np.timedelta64(*given)])
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_a_time_is_the_same_in_every_unit(unit: str) -> None:
+    moment = np.datetime64("2026-01-02T03:04:05").astype(f"datetime64[{unit}]")
+    duration = np.timedelta64(90, "s").astype(f"timedelta64[{unit}]")
+    value = {"at": moment, "for": duration, "both": [np.array([moment]), np.array([duration])]}
+    assert success(0, value).body["result"] == {
+        "at": "2026-01-02T03:04:05",
+        "for": "PT1M30S",
+        "both": [["2026-01-02T03:04:05"], ["PT1M30S"]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        (np.datetime64("2026-01-02"), "2026-01-02"),
+        (np.datetime64("2026-01-02T00:00:00.000000001"), "2026-01-02T00:00:00.000000001"),
+        (np.datetime64("20000-01-01"), "20000-01-01"),
+        ({np.int64(1): np.bool_(True), np.float64(0.5): 1, None: 2}, {"1": True, "0.5": 1, "None": 2}),
+        (Signal(value=1j), {"value": [0.0, 1.0]}),
+        (Decimal("1.50"), "1.50"),
+        (np.longdouble(0.5), 0.5),
+        (
+            np.array([(1, "a", "2026-01-02")], [("n", "i4"), ("s", "U1"), ("t", "M8[ns]")]),
+            [[1, "a", "2026-01-02T00:00:00"]],
+        ),
+        (np.array([Row(1), None], dtype=object), [{"cells": 1}, None]),
+        (MappingProxyType({1: deque([np.int8(2)])}), {"1": [2]}),
+    ],
+)
+def test_what_json_has_a_form_for_is_kept(value: Any, sent: Any) -> None:
+    assert success(0, value).body["result"] == sent
+
+
+@given(st.lists(st.floats() | st.just(1j), min_size=1, max_size=50))
+def test_the_first_of_several_is_named(values: list[Any]) -> None:
+    bad = [place for place, value in enumerate(values) if not cmath.isfinite(value) or value == 1j]
+    assume(bad)
+    with pytest.raises(Unsendable) as caught:
+        success(0, {"x": values})
+    assert str(caught.value).startswith(f"result.x[{bad[0]}] is ")
+
+
+WITH_FILE = "The details cannot be sent: there is a file in them."
+
+
+@pytest.mark.parametrize(
+    ("returned", "failure"),
+    [
+        ({"error": "model failed"}, {"message": "model failed"}),
+        ({"error": ["a", 1], "at": 3}, {"message": '["a", 1]', "details": {"at": 3}}),
+        ({"error": {"code": 7}}, {"message": '{"code": 7}'}),
+        ({"error": "no", "file": b"x"}, {"message": "no", "details": WITH_FILE}),
+        ({"error": "no", "n": float("nan")}, {"message": "no", "details": f"The details.n is NaN, {NO_FORM}."}),
+    ],
+)
+def test_an_error_as_plain_handlers_return_it_is_a_failure(returned: Any, failure: Any) -> None:
+    assert is_error(returned)
+    assert returned_error(0, returned).body["failure"] == {"type": "Error", **failure}
+
+
+@pytest.mark.parametrize(
+    "returned", [{"error": 0.03}, {"error": ""}, {"error": None}, {"error": []}, {}, "error", None]
+)
+def test_another_value_under_error_is_a_result(returned: Any) -> None:
+    assert not is_error(returned)
 
 
 def test_a_result_changed_later_stays_what_it_was() -> None:

@@ -12,6 +12,8 @@ __all__ = ["Input", "load", "process"]
 def process(item: dict[str, Any], job: Input) -> Iterator[Any]:
     try:
         yield from item["yield"]
+        if "halves" in item:
+            yield from ("a\ud83d", "\ude00b")
         if "then" in item:
             yield act(item["then"])
         while "for ever" in item:

@@ -2,23 +2,23 @@
 
 import asyncio
 import base64
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from mimetypes import MimeTypes
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from aggregating_worker.client.envelopes import Envelope, encode, failure, parse
 from aggregating_worker.client.http import CallFailed, Http
+from aggregating_worker.outcome.kind import EXTENSION, extension_of
 from aggregating_worker.sentence import counted
 
 SHOWN = 40
 """Characters of a file's data that a terminal shows."""
 LARGEST = 5 * 10**9
 """Bytes of a file at most: the limit of one upload to S3."""
-TYPES = MimeTypes()
-for _extension in (".wav", ".flac", ".ogg"):  # Python has older names for these types, or none
-    TYPES.add_type(f"audio/{_extension[1:]}", _extension)
+STORED = re.compile(rf"/[0-9]+-[0-9]+\.({EXTENSION.pattern})(\?|$)")
+"""How the URL of a file ends that a worker has stored, but for a signature."""
 
 
 def files_of(result: Any) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ async def save(envelope: Envelope, folder: Path, bucket: Http) -> Envelope:
     written.
     """
     for number, file in enumerate(files_of(envelope.get("result"))):
-        path = folder / name_of(envelope["index"], number, file["content_type"])
+        path = folder / name_of(envelope["index"], number, file["content_type"], file.get("url", ""))
         try:
             with _whole(path) as target:
                 if file["bytes"] > LARGEST:
@@ -66,10 +66,13 @@ async def save(envelope: Envelope, folder: Path, bucket: Http) -> Envelope:
     return envelope
 
 
-def name_of(index: int, number: int, content_type: str) -> str:
-    """Return the name of an item's file. Its extension is the type's usual one, never text from the result."""
-    extension = TYPES.guess_extension(content_type.partition(";")[0].strip(), strict=False) or ".bin"
-    return f"{index}-{number}{extension}"
+def name_of(index: int, number: int, content_type: str, url: str = "") -> str:
+    """Return the name of an item's file, which is that in the bucket, if it is there.
+
+    Else its extension is the type's usual one. No other text from the result is in it.
+    """
+    stored = STORED.search(url)
+    return f"{index}-{number}.{stored[1] if stored else extension_of(content_type)}"
 
 
 def shortened(envelope: Envelope) -> Envelope:

@@ -9,12 +9,13 @@ import json
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from pydantic_core import to_jsonable_python
 
 from aggregating_worker.failed import ItemFailed
 from aggregating_worker.outcome.files import File, Store, Unencoded, joined
+from aggregating_worker.outcome.plain import NO_FORM, NoJson, listed, plain, where
 from aggregating_worker.refusal import sendable
 
 MAX_KIND = 100
@@ -27,8 +28,6 @@ MAX_FRAMES = 16
 """Innermost frames per exception in the log; a deep recursion would take seconds to print."""
 MAX_CAUSES = 4
 """Exceptions that are logged of a chain, or named of a group."""
-
-RETURNABLE = "cannot be returned: return JSON, models, dataclasses, arrays, or files as bytes, Path or Pillow image."
 
 _BEFORE_RESULT = b'{"index": %d, "success": true, "result": '
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -59,6 +58,22 @@ class Outcome:
         return body
 
     @property
+    def bare(self) -> bytes:
+        """The answer of a plain handler instead: ``output``, or ``error`` and perhaps details as ``output``, encoded.
+
+        That is what the SDK makes of a returned ``{"error": …}`` with more in it (1.12.0, ``rp_job.run_job``).
+        """
+        if result := self.result:
+            return b'"output": ' + result
+        match self.body:
+            case {"failure": {"type": kind, "message": message, **more}}:
+                answer = {"error": message or kind, **({"output": more["details"]} if more else {})}
+                return encoded(answer)[1:-1]
+            case {"result_url": url, "bytes": size}:
+                return b'"output": ' + encoded({"result_url": url, "bytes": size})
+        raise AssertionError("an envelope has one of the three")
+
+    @property
     def result(self) -> bytes:
         """The result, encoded, if the envelope holds it; else empty."""
         before = _BEFORE_RESULT % self.index
@@ -86,23 +101,59 @@ class Raised:
         return failure(index, self.kind, self.message, self.details)
 
 
-def success(index: int, value: object) -> Outcome:
-    """Return the outcome of an item whose result is ``value``, without files in it.
+class Unsendable(Exception):
+    """A value of the task's cannot be sent. The text says where and why; ``kind`` is the failure's type."""
 
-    Pydantic models, dataclasses, datetimes, enums, sets, NumPy scalars and arrays become JSON. Raises what the encoders
-    raise: ``ValueError`` for NaN, cycles and lone surrogates, ``TypeError`` for objects that do not become JSON.
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    @classmethod
+    def of(cls, name: str, value: object, error: Exception) -> "Unsendable":
+        """Return what to raise where ``error`` was raised of ``value``, which its caller knows by ``name``."""
+
+        def why(part: object) -> Exception | None:
+            try:
+                _json(plain(part)[0], lambda one: None if isinstance(one, File) else listed(one))
+            except Exception as error:
+                return error
+            return None
+
+        path, part = where(value, lambda part: why(part) is not None)
+        found = why(part) or error
+        if isinstance(found, NoJson):
+            said = f" {found}"
+        elif isinstance(found, UnicodeEncodeError):
+            said = " has half of a surrogate pair, which UTF-8 cannot carry"
+        elif str(found).startswith("Out of range float"):
+            number = str(listed(part) if hasattr(part, "tolist") else part)
+            said = f" is {number.replace('nan', 'NaN').replace('inf', 'Infinity')}, {NO_FORM}"
+        else:
+            said = f": {found}"
+        return cls(f"{name}{path}{said}.", "ValueError" if isinstance(error, NoJson) else type(error).__name__)
+
+
+def seal(index: int, value: object) -> Outcome | Unencoded:
+    """Return the outcome of an item whose result is ``value`` or, if there are files in it, what is to be encoded.
+
+    Pydantic models, dataclasses, datetimes, enums, sets, NumPy scalars and arrays become JSON. Raises ``Unsendable`` if
+    JSON has no form for something in it, and whatever the task's own types raise.
     """
-    result = encoded(to_jsonable_python(value, fallback=_listed))
-    return Outcome(index, True, b"%b%b}" % (_BEFORE_RESULT % index, result))
+    try:
+        found, files = plain(value)
+        return Unencoded(found, files) if files else Outcome(index, True, _success(index, _json(found)))
+    except (TypeError, ValueError) as error:
+        raise Unsendable.of("result", value, error) from error
 
 
 def with_files(value: Unencoded) -> list[bytes]:
-    """Return a result with files in it in pieces, for ``joined``. Raises what ``success`` raises, and ``NotAFile``."""
+    """Return a result with files in it in pieces, for ``joined``. Raises what ``seal`` raises, and ``NotAFile``."""
 
-    def to_json(value: object, place: Callable[[Any], object]) -> bytes:
-        return encoded(
-            to_jsonable_python(value, fallback=lambda one: place(one) if isinstance(one, File) else _listed(one))
-        )
+    def to_json(found: object, place: Callable[[Any], object]) -> bytes:
+        try:
+            return _json(found, lambda one: place(one) if isinstance(one, File) else listed(one))
+        except (TypeError, ValueError) as error:
+            raise Unsendable.of("result", found, error) from error
 
     return value.encode(to_json)
 
@@ -110,7 +161,7 @@ def with_files(value: Unencoded) -> list[bytes]:
 def success_with_files(index: int, pieces: Sequence[bytes], store: Store) -> Outcome:
     """Return the outcome of an item whose result has files in it, each offered to ``store``, whose faults it raises."""
     result, stored = joined(pieces, store)
-    return Outcome(index, True, b"%b%b}" % (_BEFORE_RESULT % index, result), stored=stored)
+    return Outcome(index, True, _success(index, result), stored=stored)
 
 
 def reference(index: int, url: str, size: int) -> Outcome:
@@ -145,19 +196,35 @@ def describe(error: BaseException) -> Raised:
     [leaf] = leaves
     if type(leaf) is ItemFailed:
         broken: Broken = "restart" if leaf.restart else ""
-        return Raised(str(leaf.type), _message(leaf), trace, _details(leaf), leaf.refresh_worker, broken, True)
+        return Raised(str(leaf.type), _message(leaf), trace, _details(leaf.details), leaf.refresh_worker, broken, True)
+    if type(leaf) is Unsendable:
+        return Raised(leaf.kind, str(leaf), trace)
     message = _message(leaf)
     lost_gpu = issubclass(type(leaf), RuntimeError) and message.startswith("CUDA error")  # for the life of the process
     return Raised(type(leaf).__name__, message, trace, broken="CUDA" if lost_gpu else "")
 
 
-def _details(failed: ItemFailed) -> Any:
+def _details(details: object) -> Any:
     try:
-        details = to_jsonable_python(failed.details, fallback=_listed)
-        encoded(details)
+        return json.loads(
+            encoded_value("details", details) or b'"The details cannot be sent: there is a file in them."'
+        )
+    except Unsendable as error:
+        return f"The {error}"
     except BaseException as error:  # the task's own types may raise anything
         return f"The details cannot be sent: {type(error).__name__}."
-    return details
+
+
+def is_error(value: object) -> TypeGuard[dict[Any, Any]]:
+    """Whether a task has returned what fails the job of a plain handler (SDK 1.12.0, ``rp_job.run_job``)."""
+    return isinstance(value, dict) and isinstance(error := value.get("error"), str | list | dict) and bool(error)
+
+
+def returned_error(index: int, value: dict[Any, Any]) -> Outcome:
+    """Return the failure of an item whose result ``is_error``; what else is in it are the details."""
+    error, rest = value["error"], {name: inner for name, inner in value.items() if name != "error"}
+    message = error if isinstance(error, str) else encoded_value("error", error).decode()
+    return failure(index, "Error", message, _details(rest) if rest else None)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -195,9 +262,13 @@ def _message(error: BaseException) -> str:
         return "The exception has no readable message."
 
 
-def encoded_part(value: object) -> bytes:
-    """Return a part of an item as it is sent. Raises what ``success`` raises."""
-    return encoded(value if type(value) is str else to_jsonable_python(value, fallback=_listed))  # most are text
+def encoded_value(name: str, value: object) -> bytes:
+    """Return a value of the task's as JSON, if there is no file in it. Raises what ``seal`` raises, of ``name``."""
+    try:
+        found, files = plain(value)
+        return b"" if files else _json(found)
+    except (TypeError, ValueError) as error:
+        raise Unsendable.of(name, value, error) from error
 
 
 def encoded(value: object) -> bytes:
@@ -205,9 +276,9 @@ def encoded(value: object) -> bytes:
     return _encode(value).encode("utf-8")
 
 
-def _listed(value: object) -> object:
-    """Return a NumPy scalar, an array or a tensor as plain Python, without importing its library."""
-    tolist = getattr(value, "tolist", None)
-    if callable(tolist):
-        return tolist()
-    raise TypeError(f"{type(value).__name__} {RETURNABLE}")
+def _json(value: object, fallback: Callable[[Any], object] = listed) -> bytes:
+    return encoded(value if type(value) is str else to_jsonable_python(value, fallback=fallback))  # most are text
+
+
+def _success(index: int, result: bytes) -> bytes:
+    return b"%b%b}" % (_BEFORE_RESULT % index, result)

@@ -10,14 +10,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from weakref import WeakSet
 
 from aggregating_worker import log
 from aggregating_worker.outcome.result import describe
+from aggregating_worker.process.folders import Folders, remove
 from aggregating_worker.process.inside import AT_ONCE, READ, REPORT, can_fork, serve
 from aggregating_worker.process.process import LOADS, STILL_LOADING, UNLOAD_WITHIN, Owner, Process
 from aggregating_worker.process.wire import Ask, Frames, frame
@@ -66,6 +69,7 @@ class Beside(Process):
         self._name = name
         self._task = task
         self._share = share
+        self._folders = Folders.new()
         self._server: subprocess.Popen[bytes] | Forked | None = None
         self._pid = 0
         self._channel = self._control = socket.socket()  # until there are others
@@ -99,12 +103,12 @@ class Beside(Process):
         self._control, theirs = socket.socketpair()
         self._control.setblocking(False)
         worker = os.getpid()
-        given = {"control": theirs.fileno(), "worker": worker, "task": self._name}
+        given = {"control": theirs.fileno(), "worker": worker, "task": self._name, "folders": self._folders.beginning}
         with theirs:
             if not self._share and can_fork():
                 gc.freeze()  # a collection over there would copy what is shared
                 if not (pid := os.fork()):
-                    serve(theirs, worker, self._task)
+                    serve(theirs, worker, self._task, self._folders)
                 return Forked(pid)
             return subprocess.Popen(
                 [sys.executable, "-c", START, json.dumps({**given, "argv": sys.argv, "path": sys.path})],
@@ -229,6 +233,7 @@ class Beside(Process):
         """Give back what the process had in hand, and start another."""
         if self._pid:
             self.kill()  # what it has started itself, in its group
+        self._remove(self._folders.of(self._pid).found())
         while self.read():
             pass
         self._leave(self._channel)
@@ -245,6 +250,12 @@ class Beside(Process):
             self._owner.gone(self, in_hand, why, on_purpose=on_purpose)
             if self.over:
                 self._owner.lost(self._fault)
+
+    def _remove(self, folders: list[Path]) -> None:
+        """Remove what the process has left: in a thread, where there is an event loop to keep free."""
+        if folders and self._loop:
+            with suppress(RuntimeError):  # no thread could be started; ``close`` removes them
+                threading.Thread(target=remove, args=(folders,), daemon=True).start()
 
     def _start_again(self) -> None:
         """Start another process; if the system has no room for one, or the server has just ended, a second later."""
@@ -275,10 +286,11 @@ class Beside(Process):
         self._control.close()
 
     def close(self) -> None:
-        """Close its sockets once it is over; what has forked it ends then."""
+        """Close its sockets once it is over; what has forked it ends then. Remove the folders that are left."""
         self.let_go()
         if self._server:
             self._server.wait()
+        remove(self._folders.found())
 
     def check(self) -> None:
         """Raise ``Refused`` if it cannot load."""

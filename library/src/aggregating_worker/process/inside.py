@@ -32,6 +32,7 @@ from aggregating_worker import before_sdk
 from aggregating_worker.context import Where
 from aggregating_worker.outcome.result import Raised, describe
 from aggregating_worker.process.devices import uses_gpu
+from aggregating_worker.process.folders import Folders, remove
 from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.log import TaskLog
 from aggregating_worker.process.run import Runner, awaited
@@ -61,10 +62,10 @@ def main() -> NoReturn:
         task = importlib.import_module(given["task"])
     except BaseException as error:  # ``sys.exit()`` among them
         task = describe(error)
-    serve(socket.socket(fileno=given["control"]), given["worker"], task)
+    serve(socket.socket(fileno=given["control"]), given["worker"], task, Folders(given["folders"]))
 
 
-def serve(control: socket.socket, worker: int, task: ModuleType | Raised) -> NoReturn:
+def serve(control: socket.socket, worker: int, task: ModuleType | Raised, folders: Folders) -> NoReturn:
     """For each socket that comes through ``control``, run calls of ``task`` in a process of its own."""
     _end_with(worker, signal.SIGTERM)
     control.set_inheritable(False)
@@ -87,7 +88,7 @@ def serve(control: socket.socket, worker: int, task: ModuleType | Raised) -> NoR
         if not can_fork():
             control.sendall(REPORT.pack(b"P", os.getpid()))
             _end_with(worker, signal.SIGKILL)
-            Inside(channel, control).run(task)
+            Inside(folders, channel, control).run(task)
         sys.stdout.flush()
         sys.stderr.flush()
         this = os.getpid()
@@ -95,11 +96,11 @@ def serve(control: socket.socket, worker: int, task: ModuleType | Raised) -> NoR
             os.setpgid(0, 0)
             _end_with(this, signal.SIGKILL)
             control.close()
-            Inside(channel).run(task)
+            Inside(folders, channel).run(task)
         channel.close()
         with suppress(OSError):  # the child has done it already, or has ended
             os.setpgid(child, child)
-        signal.signal(signal.SIGTERM, partial(_end_group, child))  # the worker has ended
+        signal.signal(signal.SIGTERM, partial(_end_group, child, folders.of(child)))  # the worker has ended
         control.sendall(REPORT.pack(b"P", child))
         _, status = os.waitpid(child, 0)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -113,7 +114,8 @@ class Inside:
     this one.
     """
 
-    def __init__(self, channel: socket.socket, *others: socket.socket) -> None:
+    def __init__(self, folders: Folders, channel: socket.socket, *others: socket.socket) -> None:
+        self._folders = folders.of(os.getpid())
         self._channel = channel
         self._lock = threading.RLock()
         self._frames = Frames()
@@ -161,7 +163,7 @@ class Inside:
                 threads[:] = threads or [Threads(self._most)]
                 threads[0].run(call)
 
-        runner = Runner(function, self._say, block)
+        runner = Runner(function, self._folders, self._say, block)
         threading.Thread(target=self._read, args=(runner,), name="worker", daemon=True).start()
         began = time.monotonic()
         self._set_up(task, asyncio.run)
@@ -201,7 +203,7 @@ class Inside:
             if len(said) == AT_ONCE:
                 send()
 
-        runner = Runner(function, say, lambda call: call())
+        runner = Runner(function, self._folders, say, lambda call: call())
 
         def read() -> None:
             if not self._read_once(runner):
@@ -235,6 +237,7 @@ class Inside:
         """Do what the worker asks; return whether this goes on. Blocks until there is something."""
         try:
             if not (data := self._channel.recv(READ)):  # the worker has ended: nobody waits for anything here
+                remove(self._folders.found())
                 os._exit(1)
             for kind, number, payload in self._frames.feed(data):
                 if kind == Ask.END:
@@ -273,10 +276,13 @@ class Unusable(Exception):
         self.raised = raised
 
 
-def _end_group(leader: int, *_: object) -> None:
-    """End a process with what it has started, and this one."""
-    with suppress(ProcessLookupError):
+def _end_group(leader: int, folders: Folders, *_: object) -> None:
+    """End a process with what it has started, and this one; remove the ``folders`` that it leaves."""
+    with suppress(OSError):
         os.killpg(leader, signal.SIGKILL)
+        os.waitpid(leader, 0)
+    with suppress(Exception):
+        remove(folders.found())
     os._exit(1)
 
 

@@ -5,21 +5,31 @@ one runs on the process's one event loop.
 """
 
 import asyncio
+import codecs
 import contextvars
 import inspect
 import pickle
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from contextlib import aclosing, closing, suppress
 from dataclasses import astuple, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
 
-from aggregating_worker.context import Context, Where, in_call
-from aggregating_worker.outcome.files import Unencoded, find
-from aggregating_worker.outcome.result import describe, encoded_part, failure, success, with_files
+from aggregating_worker.context import Context, Where, folders_of, in_call
+from aggregating_worker.outcome.files import Unencoded
+from aggregating_worker.outcome.result import (
+    describe,
+    encoded_value,
+    failure,
+    is_error,
+    returned_error,
+    seal,
+    with_files,
+)
+from aggregating_worker.process.folders import Folders, remove
 from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.threads import Threads
 from aggregating_worker.process.wire import Ask, Flag, Say, frame, outcome, values
@@ -56,6 +66,8 @@ class Call:
     running: "asyncio.Task[None] | None" = None
     """Its asyncio task, if the function is async."""
     made: list[Made] = field(default_factory=list)
+    contexts: list[Context] = field(default_factory=list)
+    """One for each item, if the function takes them."""
 
     @property
     def where(self) -> Where:
@@ -73,9 +85,14 @@ class Runner:
     """
 
     def __init__(
-        self, task: TaskFunction, say: Callable[[bytes], None], block: Callable[[Callable[[], None]], None]
+        self,
+        task: TaskFunction,
+        folders: Folders,
+        say: Callable[[bytes], None],
+        block: Callable[[Callable[[], None]], None],
     ) -> None:
         self._task = task
+        self._folders = folders
         self._say = say
         self._block = block
         self._encoders = Threads(ENCODERS)
@@ -108,7 +125,7 @@ class Runner:
         context.run(in_call.set, call.where)
         if self._task.is_async:
             call.running = asyncio.get_running_loop().create_task(self._await(call), context=context)
-            call.running.add_done_callback(lambda _: self._end(call))
+            call.running.add_done_callback(lambda _: self._leave(call))
             return
         try:
             self._block(lambda: context.run(self._run, call))
@@ -126,6 +143,7 @@ class Runner:
             call.made = made
         except BaseException as error:
             self._raised(call, error)
+        remove(folders_of(call.contexts))
         self._end(call)
 
     async def _await(self, call: Call) -> None:
@@ -152,6 +170,23 @@ class Runner:
 
         self._copiers.run(copy)
         await copied.wait()
+
+    def _leave(self, call: Call) -> None:
+        """End the call of an async function, once the folders of its items are removed, in a thread."""
+        if not (folders := folders_of(call.contexts)):
+            self._end(call)
+            return
+        loop = asyncio.get_running_loop()
+
+        def leave() -> None:
+            remove(folders)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits for this
+                loop.call_soon_threadsafe(self._end, call)
+
+        try:
+            self._copiers.run(leave)
+        except RuntimeError:  # no thread could be started
+            leave()
 
     def _end(self, call: Call) -> None:
         """Say what has been made and that the function has returned; results with files in them follow."""
@@ -181,30 +216,35 @@ class Runner:
 
     def _in_parts(self, call: Call, generator: Generator[Any, Any, Any]) -> Any:
         """Return all that ``generator`` yields, and say each part; close it once the call is given up."""
-        parts = []
+        parts = Parts()
         with closing(generator):
             for part in generator:
                 if call.given_up:
                     break
-                self._part(call, part)
-                parts.append(part)
-        return _whole(parts)
+                if is_error(part):
+                    return part
+                self._parts(call, parts.add(part))
+        self._parts(call, parts.end())
+        return parts.whole
 
     async def _in_parts_async(self, call: Call, generator: AsyncGenerator[Any, Any]) -> Any:
-        parts = []
+        parts = Parts()
         turn = time.monotonic()
         async with aclosing(generator):
             async for part in generator:
-                self._part(call, part)
-                parts.append(part)
+                if is_error(part):
+                    return part
+                self._parts(call, parts.add(part))
                 if time.monotonic() > turn + LONGEST_TURN:  # it may await nothing itself
                     await asyncio.sleep(0)
                     turn = time.monotonic()
-        return _whole(parts)
+        self._parts(call, parts.end())
+        return parts.whole
 
-    def _part(self, call: Call, part: Any) -> None:
-        if not (call.given_up or find(part)):  # files are in the result only
-            self._say(frame(Say.PART, call.number, encoded_part(part)))
+    def _parts(self, call: Call, parts: Iterable[Any]) -> None:
+        for part in parts:
+            if not call.given_up and (said := encoded_value("part", part)):  # files are in the result only
+                self._say(frame(Say.PART, call.number, said))
 
     def _arguments(self, call: Call) -> list[Any]:
         """Return the function's arguments: the ``job`` of a call has the items of that call, of whichever jobs."""
@@ -215,8 +255,9 @@ class Runner:
         first = items if self._task.batched else items[0]
         if not self._task.with_context:
             return [first, job]
-        contexts = [Context(each.id, index, each.sent) for each, index in zip(call.jobs, call.indices, strict=True)]
-        return [first, job, contexts if self._task.batched else contexts[0]]
+        places = zip(call.jobs, call.indices, strict=True)
+        call.contexts = [Context(each.id, index, each.sent, self._folders.make) for each, index in places]
+        return [first, job, call.contexts if self._task.batched else call.contexts[0]]
 
     def _seal(self, call: Call, returned: Any) -> list[Made]:
         if not self._task.batched:
@@ -238,7 +279,10 @@ class Runner:
             if isinstance(value, dict) and value.get("refresh_worker"):  # as in a plain handler (SDK, ``rp_job``)
                 flags |= Flag.REFRESH
                 value = {name: inner for name, inner in value.items() if name != "refresh_worker"}
-            return flags, find(value) or [success(call.indices[place], value).encoded]
+            if is_error(value):
+                return flags & ~Flag.SUCCESS, [returned_error(call.indices[place], value).encoded]
+            made = seal(call.indices[place], value)
+            return flags, made if isinstance(made, Unencoded) else [made.encoded]
         except BaseException as error:  # the task's own types may raise anything
             return self._unsendable(call, place, error)
 
@@ -269,5 +313,30 @@ async def awaited(awaitable: Awaitable[Any]) -> None:
     await awaitable
 
 
-def _whole(parts: list[Any]) -> Any:
-    return "".join(parts) if all(isinstance(part, str) for part in parts) else parts
+class Parts:
+    """What an item yields. Half of a surrogate pair at the end of a text waits for its other half."""
+
+    def __init__(self) -> None:
+        self._all: list[Any] = []
+        self._texts = codecs.getincrementaldecoder("utf-16-le")("surrogatepass")
+
+    def add(self, part: Any) -> list[Any]:
+        """Take a part; return what can be sent now."""
+        if not isinstance(part, str):
+            return [*self.end(), *self._took(part)]
+        text = self._texts.decode(part.encode("utf-16-le", "surrogatepass"))
+        return self._took(text) if text or not part else []
+
+    def end(self) -> list[Any]:
+        """Return the half that waits in vain, if there is one."""
+        text = self._texts.decode(b"", final=True)
+        return self._took(text) if text else []
+
+    def _took(self, part: Any) -> list[Any]:
+        self._all.append(part)
+        return [part]
+
+    @property
+    def whole(self) -> Any:
+        """The item's result: one text if every part is one, else the list of parts."""
+        return "".join(self._all) if all(isinstance(part, str) for part in self._all) else self._all

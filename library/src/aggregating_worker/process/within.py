@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from aggregating_worker.outcome.result import describe
+from aggregating_worker.process.folders import Folders, remove
 from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.process import Owner, Process
 from aggregating_worker.process.run import Runner, awaited
@@ -27,6 +28,7 @@ class Within(Process):
         self._task = task
         self._function = function
         self._loading: object = None
+        self._folders = Folders.new()
 
     def load(self) -> None:
         """Load the task; if its ``load`` is async, it runs later, on the event loop. Raises ``Refused`` if it fails."""
@@ -39,7 +41,7 @@ class Within(Process):
     def serve(self, owner: Owner, slots: int, patience: float) -> None:
         """See ``Process``."""
         super().serve(owner, slots, patience)
-        self._runner = Runner(self._function, self._say, Threads(slots).run)
+        self._runner = Runner(self._function, self._folders, self._say, Threads(slots).run)
         if inspect.isawaitable(self._loading):
             self._loading = asyncio.ensure_future(self._load(owner, self._loading))
         else:
@@ -66,6 +68,7 @@ class Within(Process):
         with suppress(Exception):
             if inspect.isawaitable(unloading := self._task.unload()):
                 asyncio.run(awaited(unloading))
+        remove(self._folders.found())
 
     def _ask(self, kind: int, number: int, payload: bytes = b"", context: contextvars.Context | None = None) -> None:
         self._runner.take(kind, number, payload, context)

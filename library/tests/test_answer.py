@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregating_worker.intake.answer import jobs_in
-from aggregating_worker.job import Unreadable
+from aggregating_worker.request import Unreadable
 
 UNREADABLE = {
     "a long number": '{"id": "bad", "input": {"items": [' + "9" * 5_000 + "]}}",

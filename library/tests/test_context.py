@@ -7,16 +7,16 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aggregating_worker.job import JobRunner
 from aggregating_worker.process.function import kind
 from aggregating_worker.process.log import TaskLog
 from aggregating_worker.refusal import Refused
-from aggregating_worker.settings import Settings, read_settings
+from aggregating_worker.settings import read_settings
 from tests.conftest import Serve
 from tests.engine import runner
 
@@ -238,24 +238,3 @@ def test_an_item_may_ask_for_a_new_worker(serve: Serve) -> None:
     assert [envelope["result"] for envelope in state["output"]] == [{"kept": 1}, {"refresh_worker": False}]
     while caller.runsync([1])["workerId"] == state["workerId"]:
         pass
-
-
-def test_checking_stops_at_the_first_item_that_is_not_accepted() -> None:
-    """Of 10,000 that are wrong, each with a fault for each of 20 models, all would be kept in memory."""
-    checked: list[Any] = []
-
-    def check(item: Any) -> Any:
-        checked.append(item)
-        raise ValueError("wrong")
-
-    class Wrong(BaseModel):
-        items: list[Annotated[int, BeforeValidator(check)]]
-
-    task: Any = SimpleNamespace(Input=Wrong, load=lambda: None, process=lambda item, job: item)
-
-    async def scenario() -> None:
-        refused = [part async for part in JobRunner(task, Settings(), []).run({"id": "1", "input": {"items": [7] * 9}})]
-        assert refused == [{"error": "The job's input cannot be used: items[0] wrong."}]
-
-    asyncio.run(scenario())
-    assert checked == [7]

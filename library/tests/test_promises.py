@@ -54,7 +54,7 @@ def run(tmp_path: Path) -> Run:
 def test_another_kind_of_task_keeps_them(run: Run, function: str) -> None:
     done = run(function)
     assert done.returncode == 0, done.stdout
-    assert "12 passed, 2 skipped" in done.stdout
+    assert "13 passed, 2 skipped" in done.stdout
     assert "There is no requirements.txt here" in done.stdout
 
 
@@ -108,10 +108,10 @@ def test_a_module_beside_the_task_sees_the_one_that_runs(run: Run, tmp_path: Pat
 
 def test_more_items_than_the_task_takes_are_a_reason_to_skip(run: Run) -> None:
     done = run("MAX_ITEMS = 3\n" + PLAIN, "-k", "costs or cancelled or small_response")
-    assert "4 skipped" in done.stdout
+    assert "5 skipped" in done.stdout
     assert "items are too many for one job" in done.stdout
 
 
 def test_a_project_can_leave_them_out(run: Run) -> None:
     done = run(PLAIN, "-m", "not promise")
-    assert "14 deselected" in done.stdout
+    assert "15 deselected" in done.stdout

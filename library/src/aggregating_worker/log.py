@@ -8,6 +8,8 @@ from contextlib import suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TextIO
 
+from aggregating_worker.sentence import printable
+
 if TYPE_CHECKING:
     from runpod import RunPodLogger
 
@@ -22,19 +24,19 @@ def _log() -> "RunPodLogger":
 def info(message: str, job_id: str | None = None) -> None:
     """Log one line at level INFO."""
     with suppress(Exception):
-        _log().info(message, job_id)
+        _log().info(printable(message), job_id)
 
 
 def warning(message: str, job_id: str | None = None) -> None:
     """Log one line at level WARN."""
     with suppress(Exception):
-        _log().warn(message, job_id)
+        _log().warn(printable(message), job_id)
 
 
 def error(message: str, job_id: str | None = None, trace: str = "") -> None:
     """Log ``message`` and an exception's ``trace``, which goes nowhere else. The SDK cuts long ones in the middle."""
     with suppress(Exception):
-        _log().error(f"{message}\n{trace}" if trace else message, job_id)
+        _log().error(printable(f"{message}\n{trace}" if trace else message), job_id)
 
 
 def _print(stream: TextIO, text: str, **options: Any) -> None:
@@ -45,7 +47,7 @@ def _print(stream: TextIO, text: str, **options: Any) -> None:
 def line(level: str, message: str, job_id: str | None = None) -> None:
     """Log one line at the level of this name."""
     with suppress(Exception):
-        _log().log(message, level, job_id)
+        _log().log(printable(message), level, job_id)
 
 
 def keep_writing() -> None:

@@ -1,11 +1,15 @@
 """The sentence that says what a person got wrong, and what to change."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
 FAULTS_NAMED = 3
 MAX_CHARACTERS = 1_000
+
+_read = json.JSONDecoder().raw_decode
 
 
 class Refused(Exception):
@@ -19,10 +23,24 @@ def sendable(text: str, limit: int) -> str:
 
 def faults(error: ValidationError, name: Callable[[str], str] = str) -> str:
     """Name the first few faults in ``error``; ``name`` turns a field's name into the one its author used."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return said(first_faults(error), error.error_count(), name)
+
+
+def first_faults(error: ValidationError) -> list[Any]:
+    """Return the first few faults in ``error``: a union has them by the dozen, and the others are not read."""
+    text, end, found = error.json(include_url=False, include_context=False, include_input=False), 0, []
+    for _ in range(min(error.error_count(), FAULTS_NAMED)):
+        fault, end = _read(text, end + len("["))  # or the comma after the one before
+        found.append(fault)
+    return found
+
+
+def said(found: Sequence[Any], count: int, name: Callable[[str], str] = str, *, within: int = 0) -> str:
+    """Name the faults that are ``found``, of so many; fields by their path from the value that is ``within`` others."""
     named = []
-    for fault in found[:FAULTS_NAMED]:
-        field = name("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])[1:])
+    for fault in found:
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"][within:])
+        field = name(path.removeprefix("."))
         match fault["type"]:
             case "extra_forbidden":
                 named.append(f"there is no field {field}")
@@ -32,6 +50,6 @@ def faults(error: ValidationError, name: Callable[[str], str] = str) -> str:
                 message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
                 message = message.replace("Input should be", "should be")
                 named.append(f"{field} {message}" if field else message)
-    if len(found) > FAULTS_NAMED:
-        named.append(f"and {len(found) - FAULTS_NAMED} more")
+    if count > len(found):
+        named.append(f"and {count - len(found)} more")
     return sendable("; ".join(named), MAX_CHARACTERS)

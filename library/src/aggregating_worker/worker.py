@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from aggregating_worker import before_sdk
-from aggregating_worker.sentence import counted
+from aggregating_worker.sentence import counted, printable
 
 if TYPE_CHECKING:
     from aggregating_worker.intake.mode import Mode
@@ -50,10 +50,12 @@ class Worker:
         return self._jobs.run({"id": "local_test", **job})  # as the SDK calls a job without an id
 
     async def collect(self, results: AsyncIterator[Any]) -> Any:
-        """Return ``results`` as the list that production would collect, or the ``{"error": …}`` that is all of them."""
+        """Return ``results`` as what production would answer: a list, or of a job that fails an ``{"error": …}``."""
         import asyncio  # here, so that Ctrl-C is a sentence as early as can be
 
+        from aggregating_worker.delivery.chunk import Chunk
         from aggregating_worker.intake.mode import Mode
+        from aggregating_worker.outcome.overflow import Output
 
         local_test = self._mode is Mode.LOCAL_TEST
         if local_test:
@@ -62,10 +64,15 @@ class Worker:
         chunks = [result async for result in results]
         for task in telling:
             task.cancel()
-        if len(chunks) == 1 and isinstance(chunks[0], dict) and "error" in chunks[0]:
-            return chunks[0]
-        self._failure = _failed(chunks)
-        return _shown(chunks) if local_test else chunks
+        answer: Any = [chunk.plain if isinstance(chunk, Chunk) else chunk for chunk in chunks]
+        match answer, chunks:
+            case [{"error": str(why)}], _:
+                return {"error": printable(why)}
+            case [bare], [Chunk(output=Output(bare=True))]:
+                answer = bare
+            case _:
+                self._failure = _failed(answer)
+        return _shown(answer) if local_test else answer
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -88,6 +95,7 @@ class Worker:
 
                     self._mode = find_mode()
                 jobs = self._jobs
+                jobs.plain = self._mode.iterates  # else ``collect`` gets the chunks
             except Refused as refusal:
                 print(refusal, file=sys.stderr)
                 if self._mode is Mode.PRODUCTION:
@@ -106,7 +114,7 @@ class Worker:
             except SystemExit as end:
                 # The SDK's local test ends with status 0 however its items fared (1.12.0, ``rp_local``).
                 if self._mode is Mode.LOCAL_TEST and not end.code and self._failure:
-                    sys.exit(self._failure)
+                    sys.exit(printable(self._failure))
                 raise
         if jobs.failed:
             sys.exit(1)

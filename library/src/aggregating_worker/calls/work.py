@@ -23,6 +23,7 @@ from aggregating_worker.process.attempt import Shared
 from aggregating_worker.process.threads import Threads
 from aggregating_worker.process.wire import Flag
 from aggregating_worker.refusal import Refused
+from aggregating_worker.request import Invalid
 
 TOGETHER = 8
 """Where results wait to be streamed, this part of ``LOOKAHEAD`` starts at once."""
@@ -83,8 +84,11 @@ class Item:
 
     def pickled(self) -> bytes | None:
         """Return the item as it goes to a process; if it cannot, fail it and return None."""
+        if isinstance(item := self.work.items[self.place], Invalid):
+            self.fail("InvalidItem", item.why)
+            return None
         try:
-            return pickle.dumps(item := self.work.items[self.place], pickle.HIGHEST_PROTOCOL)
+            return pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
         except BaseException as error:  # the task's own types may raise anything
             raised = describe(error)
             self.log(f"Item {self.index} cannot be handed to the task's process", raised.trace)

@@ -10,6 +10,6 @@ Jobs, through the calls in ``batch``. ``command`` and ``arguments`` are the comm
 from aggregating_worker.client.client import Client
 from aggregating_worker.client.envelopes import Envelope, Failure, Parts
 from aggregating_worker.client.http import CallFailed
-from aggregating_worker.client.job import JobFailed
+from aggregating_worker.client.job import AnotherWorker, JobFailed
 
-__all__ = ["CallFailed", "Client", "Envelope", "Failure", "JobFailed", "Parts"]
+__all__ = ["AnotherWorker", "CallFailed", "Client", "Envelope", "Failure", "JobFailed", "Parts"]

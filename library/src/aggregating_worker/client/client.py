@@ -11,14 +11,14 @@ import httpx
 
 from aggregating_worker.client.api import Api
 from aggregating_worker.client.batch import Batches
-from aggregating_worker.client.envelopes import Envelope, Parts, encode, failure, is_envelope
+from aggregating_worker.client.envelopes import Envelope, Parts, encode, failure, is_envelope, is_parts
 from aggregating_worker.client.files import save
 from aggregating_worker.client.http import CallFailed, Http
 from aggregating_worker.client.job import (
     FINAL,
+    AnotherWorker,
     Job,
     JobFailed,
-    another_worker,
     checked,
     first_index,
     item_count,
@@ -86,7 +86,7 @@ class Client:
     ) -> AsyncGenerator[Envelope, None]: ...
 
     @overload
-    def stream(self, job: Job, *, parts: bool, then: Then | None = None) -> AsyncGenerator[Envelope | Parts, None]: ...
+    def stream(self, job: Job, *, parts: bool, then: Then | None = None) -> AsyncGenerator[Any, None]: ...
 
     async def stream(
         self, job: Job, *, parts: bool = False, then: Then | None = None
@@ -94,7 +94,9 @@ class Client:
         """Run ``job`` and yield its envelopes in order, each as soon as it is ready.
 
         With ``parts``, also yield what items yield while they run: an item's parts come in order and before its
-        envelope, which has all of them again. If the worker dies, the item and its parts start again.
+        envelope, which has all of them again. If the worker dies, the item and its parts start again. What a worker
+        streams that answers in an older form is yielded, too, as it came; at its end such a job is ``AnotherWorker``,
+        whose ``output`` is the answer.
         """
         arriving = self._arriving(await self.submit(job), item_count(job), first_index(job), then)
         async with aclosing(arriving):
@@ -151,8 +153,12 @@ class Client:
                 state = await self._ask("GET", "stream", job_id)
                 status, news = state["status"], False
                 for each in streamed(state):
+                    if not (is_envelope(each) or is_parts(each)):
+                        yield each
+                        news = True
+                        continue
                     if items is not None and each["index"] >= first + items:
-                        raise another_worker(job_id, "it streamed a result for an item that it does not have")
+                        raise AnotherWorker(job_id, "it streamed a result for an item that it does not have")
                     if each["index"] < given or each["index"] in early:
                         continue
                     news = True

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import stamina.instrumentation
 from rich.console import Console
@@ -26,12 +26,12 @@ from rich.progress import (
 
 from aggregating_worker.client.arguments import parser
 from aggregating_worker.client.client import Client
-from aggregating_worker.client.envelopes import Envelope, Parts, encode, is_envelope, parse
+from aggregating_worker.client.envelopes import Envelope, encode, is_envelope, is_parts, parse
 from aggregating_worker.client.files import shortened
 from aggregating_worker.client.http import CallFailed
-from aggregating_worker.client.job import Job, item_count
+from aggregating_worker.client.job import AnotherWorker, Job, item_count
 from aggregating_worker.client.map import cancel_batches, map_file
-from aggregating_worker.sentence import counted
+from aggregating_worker.sentence import counted, printable
 
 SUCCESS, SOME_FAILED, CALL_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
@@ -72,41 +72,53 @@ def _left_behind(arguments: argparse.Namespace) -> str:
 
 
 async def _call(arguments: argparse.Namespace) -> int:
-    """Run one job and print its envelopes: ``stream`` each as it arrives, the others all at the end or none."""
+    """Run one job and print its envelopes: ``stream`` each as it arrives, the others all at the end or none.
+
+    The answer to a request in an older form, which has no ``items``, is printed as it came.
+    """
     job = _read_job(arguments.file)
     streaming = arguments.command == "stream"
     kept: list[Envelope] = []
-    done = failed = 0
+    done = failed = others = 0
     async with Client(arguments.endpoint) as client:
         with _progress(sys.stderr.isatty() and not (streaming and sys.stdout.isatty())) as show:
             show(0, item_count(job), "")
-            async with aclosing(_arriving(client, job, arguments)) as arriving:
-                async for each in arriving:
-                    if not is_envelope(each):
-                        _print(each)
-                        continue
-                    done += 1
-                    failed += not each["success"]
-                    if streaming:
-                        _print(each)
-                    else:
-                        kept.append(each)
-                    show(done, item_count(job), "")
+            try:
+                async with aclosing(_arriving(client, job, arguments)) as arriving:
+                    async for each in arriving:
+                        if not is_envelope(each):
+                            others += 1
+                            _print(each)
+                            continue
+                        done += 1
+                        failed += not each["success"]
+                        if streaming:
+                            _print(each)
+                        else:
+                            kept.append(each)
+                        show(done, item_count(job), "")
+            except AnotherWorker as other:
+                if item_count(job) is not None:
+                    raise
+                if not others:
+                    _print(other.output)
     for envelope in kept:
         _print(envelope)
     return SOME_FAILED if failed else SUCCESS
 
 
-async def _arriving(client: Client, job: Job, arguments: argparse.Namespace) -> AsyncGenerator[Envelope | Parts, None]:
+async def _arriving(client: Client, job: Job, arguments: argparse.Namespace) -> AsyncGenerator[Any, None]:
     then = partial(client.save_files, folder=arguments.files) if arguments.files else None
     if arguments.command == "runsync":
         for envelope in await client.runsync(job, then=then):
             yield envelope
         return
-    parts = arguments.command == "stream" and (arguments.parts or sys.stdout.isatty())
-    async with aclosing(client.stream(job, parts=parts, then=then)) as arriving:
+    streaming = arguments.command == "stream"
+    with_parts = arguments.parts or sys.stdout.isatty() if streaming else False
+    async with aclosing(client.stream(job, parts=streaming, then=then)) as arriving:
         async for each in arriving:
-            yield each
+            if with_parts or not is_parts(each):
+                yield each
 
 
 async def _map(arguments: argparse.Namespace) -> int:
@@ -136,9 +148,9 @@ async def _map(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if summary.failed else SUCCESS
 
 
-def _print(each: Envelope | Parts) -> None:
+def _print(each: Any) -> None:
     shown = shortened(each) if is_envelope(each) and sys.stdout.isatty() else each
-    sys.stdout.buffer.write(encode(shown) + b"\n")
+    sys.stdout.buffer.write(printable(encode(shown).decode()).encode() + b"\n")  # the same JSON
     sys.stdout.buffer.flush()
 
 

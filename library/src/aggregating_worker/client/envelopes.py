@@ -11,6 +11,7 @@ class Failure(TypedDict):
 
     type: str
     message: str
+    details: NotRequired[Any]
 
 
 class Envelope(TypedDict):

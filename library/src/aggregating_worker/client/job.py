@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from aggregating_worker.client.envelopes import Envelope, Parts, aggregate, encode, flatten, is_envelope, is_parts
+from aggregating_worker.client.envelopes import Envelope, aggregate, encode, flatten, is_envelope, is_parts
 from aggregating_worker.client.http import CallFailed
 from aggregating_worker.sentence import one_line
 
@@ -21,6 +21,15 @@ class JobFailed(CallFailed):
     def __init__(self, job_id: str, state: str, message: str) -> None:
         super().__init__(f"Job {one_line(job_id)} {state}: {one_line(message)}.")
         self.state = state
+
+
+class AnotherWorker(CallFailed):
+    """An answer does not come from this library's worker, or is in an older form."""
+
+    def __init__(self, job_id: str, fault: str, output: Any = None) -> None:
+        super().__init__(f"Job {one_line(job_id)}: {fault}. Is another worker behind this endpoint?")
+        self.output = output
+        """What came, if the job has ended well."""
 
 
 def item_count(job: Job) -> int | None:
@@ -42,18 +51,22 @@ def checked(state: dict[str, Any]) -> dict[str, Any]:
     raise CallFailed("The endpoint's answer is not the state of a job: is RUNPOD_ENDPOINT_BASE_URL right?")
 
 
-def streamed(state: dict[str, Any]) -> list[Envelope | Parts]:
-    """Return the envelopes and parts in an answer of ``/stream``; anything else there is ignored."""
+def streamed(state: dict[str, Any]) -> list[Any]:
+    """Return what is in an answer of ``/stream``: envelopes and parts, and chunks that are neither."""
     chunks = state.get("stream")
     outputs = [chunk.get("output") for chunk in chunks if isinstance(chunk, dict)] if isinstance(chunks, list) else []
-    return [each for each in flatten(outputs) if is_envelope(each) or is_parts(each)]
+    return [each for output in outputs for each in (flatten([output]) if _is_ours(output) else [output])]
+
+
+def _is_ours(output: Any) -> bool:
+    return all(is_envelope(each) or is_parts(each) for each in flatten([output]))
 
 
 def output(state: dict[str, Any], items: int | None, first: int | None = 0) -> list[Envelope]:
     """Return the envelopes of a job that has ended: one for each of ``items``, in order, from index ``first`` on.
 
     If ``items`` is None there may be any number, if ``first`` is None they may start at any index. Raises
-    ``JobFailed``, with the platform's message, if the job has no results.
+    ``JobFailed``, with the platform's message, if the job has no results, and ``AnotherWorker``.
     """
     if state["status"] != "COMPLETED":
         error = state.get("error") or "the platform gave no reason"
@@ -61,12 +74,7 @@ def output(state: dict[str, Any], items: int | None, first: int | None = 0) -> l
     try:
         return aggregate(state.get("output"), items, first)
     except ValueError as error:
-        raise another_worker(state["id"], str(error)) from None
-
-
-def another_worker(job_id: str, fault: str) -> CallFailed:
-    """Return the error to raise if an answer does not come from this library's worker."""
-    return CallFailed(f"Job {one_line(job_id)}: {fault}. Is another worker behind this endpoint?")
+        raise AnotherWorker(state["id"], str(error), state.get("output")) from None
 
 
 def _input(job: Job) -> Mapping[str, Any]:

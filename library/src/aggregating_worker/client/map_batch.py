@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from aggregating_worker.client.batch import MAX_BATCHES, MAX_REQUESTS, BatchState
 from aggregating_worker.client.envelopes import Envelope
 from aggregating_worker.client.http import CallFailed
-from aggregating_worker.client.job import FINAL, JobFailed, another_worker, checked, output
+from aggregating_worker.client.job import FINAL, AnotherWorker, JobFailed, checked, output
 from aggregating_worker.client.long_list import TRIES, LongList, all_of
 from aggregating_worker.client.shards import cut
 from aggregating_worker.sentence import counted
@@ -198,7 +198,7 @@ class BatchedJobs:
             return
         places = range(NUMBERED_FROM, NUMBERED_FROM + len(self._list.items))
         if not envelopes or envelopes[0]["index"] not in places or envelopes[-1]["index"] not in places:
-            raise another_worker(request["id"], "its results are not numbered from its first_index")
+            raise AnotherWorker(request["id"], "its results are not numbered from its first_index")
 
         async def place(envelope: Envelope) -> Envelope:
             envelope["index"] -= NUMBERED_FROM

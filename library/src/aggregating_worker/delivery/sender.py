@@ -6,7 +6,6 @@ functions where ``rp_job`` calls them.
 """
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from runpod.serverless.modules import rp_http, rp_job
 from yarl import URL
 
 from aggregating_worker import log
-from aggregating_worker.delivery.chunk import Chunk
+from aggregating_worker.delivery.chunk import Chunk, final_body
 from aggregating_worker.delivery.post import Answer, Poster
 from aggregating_worker.outcome.overflow import Output
 
@@ -75,7 +74,8 @@ class Sender:
     async def send_chunk(self, session: Any, output: dict[str, Any], job: dict[str, Any]) -> None:
         """Post a chunk, in halves if it is too large; an envelope that is too large alone is in the aggregate only."""
         chunk: Chunk = output["output"]
-        body = [b'{"output": ', *chunk.encode(), b"}"]
+        if not (body := chunk.body()):
+            return
         job_id = job["id"]
         try:
             await self._stream(session, chunk.output, job_id, body)
@@ -90,12 +90,17 @@ class Sender:
                 await self.send_chunk(session, {"output": Chunk(outcomes, chunk.output, chunk.listed)}, job)
 
     async def send_parts(self, output: Output, job_id: str, index: int, parts: Sequence[bytes]) -> None:
-        """Post parts of the item at ``index``."""
-        body = [b'{"output": {"index": %d, "parts": [%b]}}' % (index, b", ".join(parts))]
-        try:
-            await self._stream(self.session, output, job_id, body)
-        except TooLarge:
-            log.error(f"Parts of {_size(body)} bytes are too large for the stream; the item's result has them.", job_id)
+        """Post parts of the item at ``index``: together or, where the job has no envelopes, each by itself."""
+        together = b'{"index": %d, "parts": [%b]}' % (index, b", ".join(parts))
+        output.in_parts = True
+        for each in parts if output.bare else [together]:
+            body = [b'{"output": ', each, b"}"]
+            try:
+                await self._stream(self.session, output, job_id, body)
+            except TooLarge:
+                log.error(
+                    f"{_size(body)} bytes of parts are too large for the stream; the item's result has them.", job_id
+                )
 
     async def _stream(self, session: Any, output: Output, job_id: str, body: Sequence[bytes]) -> None:
         """Post to a job's stream. After ``DELIVER_FOR``, try each further body once, until one succeeds.
@@ -118,7 +123,7 @@ class Sender:
         if any(chunk.output.refresh_worker for chunk in chunks):
             rest["stopPod"] = True
         while True:
-            body = _final(chunks, rest)
+            body = final_body(chunks, rest)
             try:
                 return await self._post(session, template, body, job_id, time.monotonic())
             except GivenUp:
@@ -189,18 +194,6 @@ def _parsed(template: str) -> tuple[URL, str]:
 
 def _size(body: Sequence[bytes]) -> int:
     return sum(map(len, body))
-
-
-def _final(chunks: list[Chunk], rest: dict[str, Any]) -> list[bytes]:
-    """Return a final body in pieces: joined, the results would be in memory twice."""
-    others = json.dumps(rest).encode("ascii")
-    if not chunks:
-        return [others]
-    pieces = [b'{"output": [']
-    for chunk in chunks:
-        pieces += [*chunk.encode(), b", "]
-    pieces[-1] = b"], " + others[1:] if rest else b"]}"
-    return pieces
 
 
 def _shrink(chunks: list[Chunk], spare: int) -> list[Chunk] | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from aggregating_worker.job import Unreadable
+from aggregating_worker.request import Unreadable
 
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 """What tells where a JSON value ends: texts, in which brackets mean nothing, brackets and commas."""

@@ -49,7 +49,7 @@ LULL = 0.1
 def install(worker: JobRunner) -> None:
     """Have the SDK take jobs with ``Loop`` and send with ``Sender``; if it lacks a seam for one, it uses its own."""
     if worker.sender.install():
-        worker.sends = True
+        worker.plain = False
         worker.stream.send_parts = worker.sender.send_parts
     if missing := [name for name, found in _seams() if not found]:
         log.warning(f"Jobs are taken at the SDK's own pace: its job loop has no {', '.join(missing)} any more.")

@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 import httpx
 
 from aggregating_worker.client import Client, Envelope
-from aggregating_worker.client.envelopes import aggregate, flatten, is_parts
+from aggregating_worker.client.envelopes import aggregate, flatten, is_envelope, is_parts
+from aggregating_worker.client.job import streamed
 from aggregating_worker.local.job import FINAL
 from aggregating_worker.local.launch import NO_HANDLER
 from aggregating_worker.local.server import LocalEndpoint
 from aggregating_worker.local.worker_api import MAX_CHUNK
-from aggregating_worker.sentence import counted, one_line
+from aggregating_worker.sentence import counted, one_line, printable
 
 PATIENCE = 900.0
 """Seconds to wait for a job's end; before the first job, the worker may load a model for most of them."""
@@ -50,12 +51,19 @@ class Demo:
         began = time.monotonic()
         submitted = self._call("POST", "/run", job)
         print(f"POST /run       {submitted}")
-        streamed = self._follow(submitted["id"], began)
-        envelopes = self._output("/status", self._call("GET", f"/status/{submitted['id']}"))
-        print(f"GET  /status    COMPLETED, the aggregate:\n{shown(envelopes, indent=2)}")
-        again = self._output("/runsync", self._call("POST", f"/runsync?wait={HELD}", job))
+        streaming = self._follow(submitted["id"], began)
+        state = self._ended("/status", self._call("GET", f"/status/{submitted['id']}"))
+        listed = any(map(is_envelope, flatten([state.get("output")])))
+        print(
+            f"GET  /status    COMPLETED, the {'aggregate' if listed else 'answer'}:\n{shown(state['output'], indent=2)}"
+        )
+        state_again = self._ended("/runsync", self._call("POST", f"/runsync?wait={HELD}", job))
+        if not listed:
+            print(f"POST /runsync   COMPLETED\n{shown(state_again['output'], indent=2)}")
+            return "The request is in an older form, which task.single knows, and so is the answer."
+        envelopes, again = _envelopes("/status", state), _envelopes("/runsync", state_again)
         print(f"POST /runsync   COMPLETED, {counted(len(again), 'result')}")
-        _compare(streamed, envelopes, again)
+        _compare(streaming, envelopes, again)
         saved = asyncio.run(_saved(envelopes, self._endpoint.base_url, folder))
         check_items("/run", saved)
         check_items("/runsync", again)
@@ -70,7 +78,7 @@ class Demo:
             state = self._call("GET", f"/stream/{job_id}?wait={HELD}")
             if not (state["stream"] or state["status"] in FINAL):
                 print(f"GET  /stream    {time.monotonic() - began:5.2f} s  nothing yet, {state['status']}")
-            for each in flatten([chunk["output"] for chunk in state["stream"]]):
+            for each in streamed(state):
                 print(f"GET  /stream    {time.monotonic() - began:5.2f} s  {shown(each)}")
                 if not is_parts(each):
                     results.append(each)
@@ -78,18 +86,15 @@ class Demo:
                 return results
             self._check(began)
 
-    def _output(self, path: str, state: dict[str, Any]) -> list[Envelope]:
-        """Wait for the job that is in ``state`` now, and return one envelope for each item."""
+    def _ended(self, path: str, state: dict[str, Any]) -> dict[str, Any]:
+        """Wait for the job that is in ``state`` now, and return the state in which it is done."""
         began = time.monotonic()
         while state["status"] not in FINAL:
             self._check(began)
             state = self._call("GET", f"/status-sync/{state['id']}?wait={HELD}")
         if state["status"] != "COMPLETED":
             raise Failed(f"{path}: the job is {state['status']}, not COMPLETED. The worker's log: {self._log}")
-        try:
-            return aggregate(state.get("output"), None, None)
-        except ValueError as error:
-            raise Failed(f"{path}: the job is done, but {error}.") from None
+        return state
 
     def _check(self, began: float) -> None:
         """Raise ``Failed`` if the worker has ended, or too much time has passed."""
@@ -108,6 +113,14 @@ class Demo:
         if "error" in answer:
             raise Failed(f"{path} failed: {short(answer['error'])}. The worker's log: {self._log}")
         return answer
+
+
+def _envelopes(path: str, state: dict[str, Any]) -> list[Envelope]:
+    """Return one envelope for each item."""
+    try:
+        return aggregate(state.get("output"), None, None)
+    except ValueError as error:
+        raise Failed(f"{path}: the job is done, but {error}.") from None
 
 
 def _compare(streamed: list[Any], envelopes: list[Envelope], again: list[Envelope]) -> None:
@@ -138,7 +151,7 @@ async def _saved(envelopes: list[Envelope], base_url: str, folder: Path) -> list
 
 def shown(value: Any, indent: int | None = None) -> str:
     """Return ``value`` as JSON for a person; characters that the terminal cannot show are escaped."""
-    text = json.dumps(short(value), ensure_ascii=False, indent=indent)
+    text = printable(json.dumps(short(value), ensure_ascii=False, indent=indent))
     return text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding)
 
 

@@ -104,6 +104,15 @@ def test_an_item_that_fails_costs_no_other_its_result(planted: Planted, job_of: 
     assert made[1]["failure"] == {"type": "PlantedError", "message": "planted"}
 
 
+def test_an_item_that_input_does_not_accept_costs_no_other_its_result(planted: Planted, job_of: JobOf) -> None:
+    """Whether it accepts one of these depends on the task; in any case they cost the others nothing."""
+    first = 7 * EVENTS
+    others: tuple[Any, ...] = (None, {"no": "item"}, [[]], "")
+    made = envelopes(done(planted.caller, planted.caller.submit(job_of(2, *others, first_index=first))))
+    assert [each["index"] - first for each in made] == [*range(len(others) + 2)]
+    assert made[0]["success"] and made[-1]["success"]
+
+
 def test_an_item_that_ends_its_process_costs_no_other_its_result(planted: Planted, job_of: JobOf) -> None:
     first = 6 * EVENTS
     planted.faults.end_process(first + 1)

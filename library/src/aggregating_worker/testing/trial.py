@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
-from aggregating_worker.client.envelopes import flatten, is_parts
+from aggregating_worker.client.envelopes import flatten, is_envelope, is_parts
 from aggregating_worker.local.server import LocalEndpoint
 from aggregating_worker.sentence import counted
 from aggregating_worker.testing.caller import RUNNING, Caller, Serve, off_runpod
@@ -124,7 +124,12 @@ def done(caller: Caller, job_id: str) -> dict[str, Any]:
 
 def envelopes(state: dict[str, Any]) -> list[Envelope]:
     """Return the envelopes of a job that is done."""
-    return [*flatten(state["output"])]
+    made = [*flatten(state["output"])] if isinstance(state["output"], list) else [state["output"]]
+    if not all(map(is_envelope, made)):
+        fail(
+            "test_input.json must be in list form for these tests: an older request, for single, is a test of your own."
+        )
+    return made
 
 
 def check_items(where: str, made: list[Envelope], log: str = "") -> None:
@@ -213,15 +218,16 @@ def _run(real: Caller, project: Path, test_input: dict[str, Any], worker_env: Ma
 
 @pytest.fixture(scope="module")
 def job_of(test_input: dict[str, Any], runs: Runs) -> Callable[..., dict[str, Any]]:
-    """Make the job of ``test_input.json`` with so many items, its own again and again."""
+    """Make the job of ``test_input.json`` with so many items, its own again and again, and others before the last."""
     given = test_input["input"]
     lists = [name for name, value in given.items() if isinstance(value, list) and len(value) == len(runs.run)]
     if "items" not in lists and len(lists) != 1:
         pytest.skip("test_input.json has no list that is surely the items.")
     name = "items" if "items" in lists else lists[0]
 
-    def make(count: int, **beside: Any) -> dict[str, Any]:
-        return {"input": {**given, name: [*islice(cycle(given[name]), count)], **beside}}
+    def make(count: int, *others: Any, **beside: Any) -> dict[str, Any]:
+        items = [*islice(cycle(given[name]), count)]
+        return {"input": {**given, name: [*items[:-1], *others, *items[-1:]], **beside}}
 
     return make
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, Optional, Union
 
@@ -19,7 +19,9 @@ from pydantic import (
     Field,
     HttpUrl,
     OnErrorOmit,
+    PrivateAttr,
     ValidationError,
+    ValidationInfo,
     create_model,
     field_validator,
     model_validator,
@@ -302,3 +304,125 @@ def test_faults_by_the_dozen_are_not_gathered() -> None:
         tracemalloc.stop()
     assert all(isinstance(item, Invalid) for item in found.items)
     assert most < 5_000_000
+
+
+class Doubling(BaseModel):
+    """Its validator changes what it is given: a second time, it would find something else."""
+
+    x: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old(cls, given: Any) -> Any:
+        given["x"] = given.pop("params")["x"] * 2 if "params" in given else given["x"] * 2
+        return given
+
+
+class Counting(BaseModel):
+    items: list[Annotated[int, AfterValidator(lambda value: seen.append(value) or value)]]
+    steps: int = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old(cls, given: Any) -> Any:
+        return {**given, "steps": given.pop("n")} if "n" in given else given
+
+
+seen: list[int] = []
+
+
+def test_the_tasks_own_validators_see_each_item_once() -> None:
+    found = checked(of(Doubling), {"items": [{"params": {"x": 5}}, {"x": 1}, {"y": 1}]}).items
+    assert [item.x if isinstance(item, Doubling) else None for item in found] == [10, 2, None]
+    seen.clear()
+    assert checked(Counting, {"items": [1, "a", 2], "n": 4}).options.steps == 4  # type: ignore[union-attr]
+    assert seen == [1, 2]
+
+
+class Bounded(BaseModel):
+    """What it says of its items depends on an option, which is declared before them."""
+
+    most: int = 3
+    items: list[Annotated[int, AfterValidator(lambda value: value)]]
+
+    @field_validator("items")
+    @classmethod
+    def _sum(cls, items: list[int], info: ValidationInfo) -> list[int]:
+        if sum(items) > info.data["most"]:
+            raise ValueError("too much")
+        return items
+
+
+def test_fields_are_checked_in_their_order() -> None:
+    assert checked(Bounded, {"items": [1, 2, "a"]}).items[:2] == (1, 2)
+    assert refusal(Bounded, {"items": [1, 2], "most": 2}).endswith("items too much.")
+    assert [*checked(Bounded, {"items": [1]}).options.model_dump()] == ["most", "items"]  # type: ignore[union-attr]
+
+
+class Made(BaseModel):
+    items: list[int]
+    _count: int = PrivateAttr(0)
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self._count = len(self.items)
+
+
+class Ordered(BaseModel):
+    items: list[int]
+
+    @field_validator("items")
+    @classmethod
+    def _in_order(cls, items: list[int]) -> list[int]:
+        if items[0] > items[-1]:
+            raise ValueError("order")
+        return items
+
+
+class Halved(BaseModel):
+    items: list[int]
+
+    @field_validator("items", mode="wrap")
+    @classmethod
+    def _by_halves(cls, items: Any, accept: Callable[[Any], Any]) -> Any:
+        return accept(items[:1]) + accept(items[1:])
+
+
+class Early(BaseModel):
+    items: Annotated[list[int], BeforeValidator(lambda items: items), Field(min_length=2, max_length=3)]
+
+
+class Sequenced(BaseModel):
+    items: Sequence[int]
+
+
+@pytest.mark.parametrize("model", [Made, Halved, Early, Sequenced])
+def test_one_that_is_not_accepted_keeps_its_place(model: type[BaseModel]) -> None:
+    found = checked(model, {"items": [1, "a", 2]}).items
+    assert [item if isinstance(item, int) else None for item in found] == [1, None, 2]
+    assert type(checked(model, {"items": [1, 2]}).options) is model
+
+
+def test_a_length_counts_all_items_wherever_it_is_checked() -> None:
+    assert len(checked(Early, {"items": [1, "a"]}).items) == 2
+    assert "at most 3 items" in refusal(Early, {"items": [1, 2, 3, "a"]})
+
+
+def test_a_validator_of_all_items_has_nothing_to_say_where_none_is_left() -> None:
+    assert all(isinstance(item, Invalid) for item in checked(Ordered, {"items": ["a", "b"]}).items)
+    assert refusal(Ordered, {"items": [2, 1, "a"]}).endswith("items order.")
+
+
+def test_an_item_with_a_million_faults_costs_no_more_than_its_first() -> None:
+    class Deep(BaseModel):
+        x: list[int]
+        y: set[int] = set()
+
+    tracemalloc.start()
+    try:
+        found = whys(of(Deep), [{"x": ["a"] * 200_000}] * 3 + [{"x": [], "y": ["a"] * 200_000}])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert {why.partition("[")[0] for why in found} == {"x", "y"}
+    assert most < 30_000_000

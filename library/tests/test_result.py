@@ -2,6 +2,7 @@
 
 import cmath
 import dataclasses
+import enum
 import json
 from collections import deque
 from decimal import Decimal
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, field_serializer
 
 from aggregating_worker.outcome.plain import NO_FORM, RETURNABLE
-from aggregating_worker.outcome.result import Unsendable, describe, failure, is_error, returned_error
+from aggregating_worker.outcome.result import WITH_FILE, Unsendable, describe, failure, is_error, returned_error
 from tests.engine import success
 from tests.tasks.hostile import FAULTY, FINE
 
@@ -82,6 +83,10 @@ class Signal(BaseModel):
         return [value.real, value.imag]
 
 
+class Odd(enum.Enum):
+    KEY = float("nan")
+
+
 @dataclasses.dataclass
 class Row:
     cells: Any
@@ -106,6 +111,10 @@ class Row:
         ([Scores(of=Decimal("sNaN"))], f"result[0].of is sNaN, {NO_FORM}."),
         (complex(1, 2), f"result is a complex number, {NO_FORM}."),
         ({"z": np.array([1, 1j])}, f"result.z[0] is a complex number, {NO_FORM}."),
+        (np.array([np.clongdouble(1j)]), f"result[0] is a complex number, {NO_FORM}."),
+        ({Odd.KEY: 1}, f"result has the key nan, {NO_FORM}."),
+        ({(1, float("nan")): 1}, f"result has the key nan, {NO_FORM}."),
+        ({"x": (value for value in [0.5, float("nan")])}, f"result.x[1] is NaN, {NO_FORM}."),
         (np.datetime64("NaT"), f"result is NaT, {NO_FORM}."),
         (np.array(["2026-01-02", "NaT"], "datetime64[ns]"), f"result[1] is NaT, {NO_FORM}."),
         ([1, {"x": object()}], f"result[1].x: object {RETURNABLE}."),
@@ -118,7 +127,9 @@ def test_what_json_has_no_form_for_is_a_failure_that_says_what_and_where(value: 
     assert str(caught.value) == why
 
 
-@pytest.mark.parametrize("given", [(3, "ns"), (1, ("ns", 3)), (3, "M"), (3, "Y"), (3,)], ids=str)
+@pytest.mark.parametrize(
+    "given", [(3, "ns"), (1, ("ns", 3)), (3, "M"), (3, "Y"), (3,), (2**62, "s"), (10**12, "D"), (10**17, "h")], ids=str
+)
 def test_a_duration_of_no_known_length_is_refused_by_its_type(given: Any) -> None:
     with pytest.raises(Unsendable, match="timedelta64"):
         success(0, [np.timedelta64(*given)])
@@ -151,6 +162,9 @@ def test_a_time_is_the_same_in_every_unit(unit: str) -> None:
             [[1, "a", "2026-01-02T00:00:00"]],
         ),
         (np.array([Row(1), None], dtype=object), [{"cells": 1}, None]),
+        (np.datetime64(10**12, "s"), "33658-09-27T01:46:40"),
+        ({"x": ({1: each} for each in [2])}, {"x": [{"1": 2}]}),
+        (MappingProxyType({"a": 1}), {"a": 1}),
         (MappingProxyType({1: deque([np.int8(2)])}), {"1": [2]}),
     ],
 )
@@ -167,15 +181,13 @@ def test_the_first_of_several_is_named(values: list[Any]) -> None:
     assert str(caught.value).startswith(f"result.x[{bad[0]}] is ")
 
 
-WITH_FILE = "The details cannot be sent: there is a file in them."
-
-
 @pytest.mark.parametrize(
     ("returned", "failure"),
     [
         ({"error": "model failed"}, {"message": "model failed"}),
         ({"error": ["a", 1], "at": 3}, {"message": '["a", 1]', "details": {"at": 3}}),
         ({"error": {"code": 7}}, {"message": '{"code": 7}'}),
+        ({"error": {"code": b"7"}}, {"message": WITH_FILE}),
         ({"error": "no", "file": b"x"}, {"message": "no", "details": WITH_FILE}),
         ({"error": "no", "n": float("nan")}, {"message": "no", "details": f"The details.n is NaN, {NO_FORM}."}),
     ],

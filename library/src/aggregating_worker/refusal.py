@@ -1,8 +1,7 @@
 """The sentence that says what a person got wrong, and what to change."""
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from pydantic import ValidationError
 
@@ -23,23 +22,11 @@ def sendable(text: str, limit: int) -> str:
 
 def faults(error: ValidationError, name: Callable[[str], str] = str) -> str:
     """Name the first few faults in ``error``; ``name`` turns a field's name into the one its author used."""
-    return said(first_faults(error), error.error_count(), name)
-
-
-def first_faults(error: ValidationError) -> list[Any]:
-    """Return the first few faults in ``error``: a union has them by the dozen, and the others are not read."""
-    text, end, found = error.json(include_url=False, include_context=False, include_input=False), 0, []
-    for _ in range(min(error.error_count(), FAULTS_NAMED)):
-        fault, end = _read(text, end + len("["))  # or the comma after the one before
-        found.append(fault)
-    return found
-
-
-def said(found: Sequence[Any], count: int, name: Callable[[str], str] = str, *, within: int = 0) -> str:
-    """Name the faults that are ``found``, of so many; fields by their path from the value that is ``within`` others."""
+    text, end, count = error.json(include_url=False, include_context=False, include_input=False), 0, error.error_count()
     named = []
-    for fault in found:
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"][within:])
+    for _ in range(min(count, FAULTS_NAMED)):  # a union has them by the dozen: the others are not read
+        fault, end = _read(text, end + len("["))  # or the comma after the one before
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
         field = name(path.removeprefix("."))
         match fault["type"]:
             case "extra_forbidden":
@@ -50,6 +37,6 @@ def said(found: Sequence[Any], count: int, name: Callable[[str], str] = str, *, 
                 message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
                 message = message.replace("Input should be", "should be")
                 named.append(f"{field} {message}" if field else message)
-    if count > len(found):
-        named.append(f"and {count - len(found)} more")
+    if count > FAULTS_NAMED:
+        named.append(f"and {count - FAULTS_NAMED} more")
     return sendable("; ".join(named), MAX_CHARACTERS)

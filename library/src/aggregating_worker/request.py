@@ -2,7 +2,8 @@
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -11,21 +12,19 @@ from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError
 from pydantic_core import (
     CoreSchema,
     ErrorDetails,
-    SchemaError,
-    SchemaValidator,
+    PydanticOmit,
+    PydanticUseDefault,
     core_schema,
 )
 
 from aggregating_worker import log
 from aggregating_worker.outcome.result import describe
-from aggregating_worker.refusal import Refused, faults, first_faults, said
+from aggregating_worker.refusal import Refused, faults
+from aggregating_worker.validator import Validator
 
 MAX_INDEX = 10**12
 NO_ITEMS = "No items provided"
 NO_OBJECT = 'The job\'s input must be an object: {"items": […]}.'
-AT_ONCE = 32
-"""Items that are looked at together where there is a fault: those before it are looked at again."""
-Accept = core_schema.ValidatorFunctionWrapHandler
 UNUSABLE = "The job's input cannot be used"
 
 
@@ -65,8 +64,10 @@ class Requests:
             raise Refused("task.single must be a plain function: single(request) -> dict | None.")
         self._fields = task.Input.model_fields
         self._max_items = max_items
-        self._whole = Validator(task.Input, lambda items: {**items, "fail_fast": True})
-        self._each = Validator(task.Input, self._item_by_item)
+        self._each = Validator(task.Input, self._keep_each)
+        self._whole = (
+            None if self._each.runs_code else Validator(task.Input, lambda items: {**items, "fail_fast": True})
+        )
         self._job_id = ""
         self._items: list[object] = []
         """The items of the request that is being checked, once each of them was looked at."""
@@ -112,24 +113,18 @@ class Requests:
         return listed
 
     def _accepted(self, request: dict[str, Any]) -> tuple[BaseModel | None, list[object]]:
-        """Return the input, and the items with an ``Invalid`` for each that is not accepted.
-
-        First all at once; item by item, which takes longer, only if that has found a fault.
-        """
+        """Return the input, and the items with an ``Invalid`` for each that is not accepted."""
         try:
-            try:
-                options = self._whole.validate(request)
-            except BaseException:
-                options = self._each.validate(request)
-        except ValidationError as error:
-            found = error.errors(include_url=False, include_context=False)
+            options = self._validated(request)
+        except BaseException as error:  # a validator is the task's code; it must not end the worker
+            found = error.errors(include_url=False, include_context=False) if isinstance(error, ValidationError) else []
             if any(map(self._says_no_items, found)):
                 raise Refused(NO_ITEMS) from None
             none_left = self._items and all(isinstance(item, Invalid) for item in self._items)
             if none_left and not any(map(self._is_an_options, found)):
                 return None, self._items  # what says something of all items has none to speak of
-            raise Refused(f"{UNUSABLE}: {faults(error)}.") from None
-        except BaseException as error:  # a validator is the task's code; it must not end the worker
+            if isinstance(error, ValidationError):
+                raise Refused(f"{UNUSABLE}: {faults(error)}.") from None
             log.error("task.Input failed on a job", self._job_id, describe(error).trace)
             raise Refused(f"{UNUSABLE}: task.Input failed on it.") from None
         accepted = options.items  # type: ignore[attr-defined]
@@ -141,37 +136,37 @@ class Requests:
                 items.insert(place, item)
         return options, items
 
-    def _item_by_item(self, items: CoreSchema) -> CoreSchema:
+    def _validated(self, request: dict[str, Any]) -> BaseModel:
+        """Return the input: all at once if that goes well, else item by item, which takes twice as long.
+
+        The task's own validators run once for each item: they may change what they are given, or count.
+        """
+        if self._whole:
+            with suppress(ValidationError):
+                return self._whole.validate(request)
+        return self._each.validate(request)
+
+    def _keep_each(self, items: CoreSchema) -> CoreSchema:
         """Have a list keep an ``Invalid`` for each item that is not accepted, and hand on the others."""
-        listed: Any = items
-        bounds = {name: listed[name] for name in ("min_length", "max_length", "strict") if name in listed}
 
-        def accepted(items: list[object], accept: Accept) -> list[object]:
-            starts = range(0, len(items), AT_ONCE)
-            self._items = [one for start in starts for one in self._few(items[start : start + AT_ONCE], accept)]
-            return [item for item in self._items if not isinstance(item, Invalid)]
-
-        free: Any = {name: value for name, value in listed.items() if name not in bounds}
-        each = core_schema.no_info_wrap_validator_function(accepted, {**free, "fail_fast": True})
-        return core_schema.chain_schema([core_schema.list_schema(**bounds), each])
-
-    def _few(self, items: list[object], accept: Accept) -> list[object]:
-        """Return what ``accept`` makes of a few items, with an ``Invalid`` for each that is not accepted."""
-        kept: list[object] = []
-        while items:
+        def keep(item: object, accept: core_schema.ValidatorFunctionWrapHandler) -> object:
             try:
-                return [*kept, *accept(items)]
-            except ValidationError as error:  # of the first fault
-                found = first_faults(error)
-                [place, *_] = found[0]["loc"]
-                kept += [*self._few(items[:place], accept), Invalid(said(found, error.error_count(), within=1))]
-                items = items[place + 1 :]
+                return accept(item)
+            except (PydanticOmit, PydanticUseDefault):
+                raise
+            except ValidationError as error:
+                return Invalid(faults(error))
             except BaseException as error:  # a validator is the task's code; it must not end the worker
-                if len(items) > 1:
-                    return [*kept, *(one for item in items for one in self._few([item], accept))]
                 log.error("task.Input failed on an item", self._job_id, describe(error).trace)
-                return [*kept, Invalid("task.Input failed on it")]
-        return kept
+                return Invalid("task.Input failed on it")
+
+        def hand_on(items: list[object]) -> list[object]:
+            self._items += items
+            return [item for item in items if not isinstance(item, Invalid)]
+
+        each = core_schema.no_info_wrap_validator_function(keep, items.get("items_schema") or core_schema.any_schema())
+        listed: Any = {**items, "items_schema": each, "fail_fast": False}
+        return core_schema.no_info_after_validator_function(hand_on, listed)
 
     def _is_an_options(self, fault: ErrorDetails) -> bool:
         """Whether ``fault`` is an option's, and not that of the items or of the request as a whole."""
@@ -192,63 +187,6 @@ class Requests:
     def _check_count(self, items: object) -> None:
         if isinstance(items, list) and len(items) > self._max_items:
             raise Refused(f"{len(items)} items are too many for one job: send at most {self._max_items}.")
-
-
-class Validator:
-    """Validates as ``model`` does, but for its list of items, whose schema goes through ``change``.
-
-    A schema is as in ``pydantic_core.core_schema``. Where the items are something else than a list, nothing changes.
-    """
-
-    def __init__(self, model: type[BaseModel], change: Callable[[CoreSchema], CoreSchema]) -> None:
-        model.model_rebuild()  # if it refers to what was not defined yet
-        schema: Any = model.__pydantic_core_schema__
-        self._validator: Any = model.__pydantic_validator__
-        definitions = {each["ref"]: each for each in schema.get("definitions", ())}
-        changed = _changed(schema, change, definitions, within=False)
-        if changed is None:
-            return
-        complete, model.__pydantic_complete__ = model.__pydantic_complete__, False  # else its own validator is used
-        try:
-            self._validator = SchemaValidator(changed)
-        except SchemaError as error:  # a form of schema that this does not know
-            log.warning(f"task.Input is checked as a whole: {error}")
-        finally:
-            model.__pydantic_complete__ = complete
-
-    def validate(self, request: Mapping[str, Any]) -> BaseModel:
-        """Return the input. Raises ``ValidationError``, and what the model's own validators raise."""
-        options: BaseModel = self._validator.validate_python(request)
-        return options
-
-
-def _changed(schema: Any, change: Callable[[Any], Any], definitions: Mapping[str, Any], *, within: bool) -> Any:
-    """Return ``schema`` with ``change`` made to the list in its field ``items``; None if there is none.
-
-    ``within`` that field, the list may have validators around it, be optional, or be one of several choices.
-    """
-
-    def inner(schema: Any, *, now_within: bool = within) -> Any:
-        return _changed(schema, change, definitions, within=now_within)
-
-    match schema:
-        case {"type": "list"} if within:
-            return change(schema)
-        case {"type": "model-fields", "fields": {"items": items, **others}} if not within:
-            found = inner(items, now_within=True)
-            return found and {**schema, "fields": {"items": found, **others}}
-        case {"type": "definition-ref", "schema_ref": ref}:
-            return inner({name: value for name, value in definitions[ref].items() if name != "ref"})
-        case {"type": "union", "choices": choices}:
-            found = [inner(choice[0] if isinstance(choice, tuple) else choice) for choice in choices]
-            if sum(map(bool, found)) != 1:
-                return None
-            return {**schema, "choices": [new or old for new, old in zip(found, choices, strict=True)]}
-    for name in ("schema", "python_schema", "lax_schema"):
-        if name in schema:
-            found = inner(schema[name])
-            return found and {**schema, name: found}
-    return None
 
 
 def _object(given: object) -> dict[str, Any]:

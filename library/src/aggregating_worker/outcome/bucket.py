@@ -23,10 +23,6 @@ QUERY += f"&X-Amz-Date=20000101T000000Z&X-Amz-Expires={URL_SECONDS}&X-Amz-Signed
 """What signing adds to a URL; its length is needed before there is a URL."""
 FOLDER_BYTES = len("/0123abcd")
 """What an object's key may have more than the one it was to have."""
-TAKEN = (409, 412)
-"""How a store refuses to overwrite an object: there is one, or another is on its way (S3, conditional writes)."""
-UNKNOWN = (400, 501)
-"""How a store refuses a header that it does not know."""
 STORE = "|".join(
     (
         r"(?:s3(?:api)?|oss|cos|obs|oos|sos|tos)[.-](?!synology)",
@@ -110,8 +106,6 @@ class Bucket:
 
     access: Access
     _making: threading.Lock = field(default_factory=threading.Lock, compare=False)
-    _learned: dict[str, bool] = field(default_factory=dict, compare=False)
-    """Under ``keeps``: whether the store refuses to overwrite an object, if it is asked to."""
 
     @property
     def virtual(self) -> bool:
@@ -145,9 +139,9 @@ class Bucket:
     def store(self, key: str, body: bytes, content_type: str = "application/json", name: str = "") -> str:
         """Put ``body`` under ``key``; return a URL from which anyone can read it for ``URL_SECONDS``. Blocks.
 
-        If there is an object under ``key``, of another run of the job, it stays: where ``JOB/0.json`` is taken, this
-        one goes under ``JOB/0123abcd/0.json``. A browser that opens the URL shows the body, and saves it as ``name`` if
-        that is given. Raises ``NotStored`` once the client's own retries have failed.
+        If there is an object under ``key``, of another run of the job, it stays: where ``JOB/0.json`` is taken, or the
+        store does not say, this one goes under ``JOB/0123abcd/0.json``. A browser that opens the URL shows the body,
+        and saves it as ``name`` if that is given. Raises ``NotStored`` once the client's own retries have failed.
         """
         content = {"Bucket": self.access.bucket, "Body": body, "ContentType": content_type}
         if name:
@@ -155,11 +149,7 @@ class Bucket:
         try:
             with self._making:
                 client = self._client
-            if "keeps" in self._learned:
-                put = self._learned["keeps"] and self._put_new(client, key, content) is None
-            else:
-                put = self._put_first(client, key, content)
-            if not put:
+            if not self._put_new(client, key, content):
                 folder, _, last = key.rpartition("/")
                 key = f"{folder}/{uuid4().hex[:8]}/{last}"
                 client.put_object(Key=key, **content)
@@ -170,33 +160,21 @@ class Bucket:
             what = f"{name}, {content_type}" if name else "A result"
             raise NotStored(f"{what} of {len(body)} bytes could not be stored: {_reason(error)}.") from None
 
-    def _put_first(self, client: Any, key: str, content: dict[str, Any]) -> bool:
-        """Put one of the first objects, twice, to learn what the store does; return whether it is under ``key``.
+    def _put_new(self, client: Any, key: str, content: dict[str, Any]) -> bool:
+        """Put an object under ``key`` if the store says that there is none; return whether it is there.
 
-        A store that takes it twice ignores the condition and would overwrite: there, each object gets a folder.
+        It is asked before, and again with the object itself, which some stores do not heed: two may come at once.
         """
         try:
             client.head_object(Bucket=self.access.bucket, Key=key)
-        except client.exceptions.ClientError:  # there is none or, without the right to see it, one may be
-            refused = self._put_new(client, key, content)
-            if refused in UNKNOWN:
-                self._learned["keeps"] = False
-            elif refused is None:
-                with suppress(Exception):  # the object is there, whatever becomes of this
-                    self._learned["keeps"] = self._put_new(client, key, content) in TAKEN
-            return refused is None
-        return False
-
-    def _put_new(self, client: Any, key: str, content: dict[str, Any]) -> int | None:
-        """Put an object under ``key`` if there is none yet; return the status if the store refuses that."""
-        try:
-            client.put_object(Key=key, IfNoneMatch="*", **content)
         except client.exceptions.ClientError as error:
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status not in TAKEN + UNKNOWN:
-                raise
-            return int(status)
-        return None
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                with suppress(client.exceptions.ClientError):
+                    client.put_object(Key=key, IfNoneMatch="*", **content)
+                    return True
+        except Exception:  # no answer that can be read
+            return False
+        return False
 
     @cached_property
     def _client(self) -> Any:

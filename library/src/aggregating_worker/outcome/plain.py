@@ -10,7 +10,7 @@ import json
 import math
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -29,6 +29,7 @@ PLAIN = frozenset({str, int, float, bool, type(None)})
 TEXT = frozenset({str})
 SEQUENCES = (list, tuple, set, frozenset, deque)
 NO_FORM = "which JSON has no form for"
+COMPLEX = f"is a complex number, {NO_FORM}"
 RETURNABLE = "cannot be returned: return JSON, models, dataclasses, arrays, or files as bytes, Path or Pillow image"
 
 
@@ -45,7 +46,7 @@ def plain(value: Any) -> tuple[Any, list[File]]:
     return _plain(value, files, []), files
 
 
-def listed(value: object) -> object:
+def listed(value: Any) -> object:
     """Return a NumPy scalar, an array or a tensor as plain Python, without importing its library.
 
     Raises ``TypeError`` for any other type, and ``NoJson`` for a time that is none.
@@ -57,10 +58,14 @@ def listed(value: object) -> object:
     names = getattr(dtype, "names", None)  # of a structure
     if not names and getattr(dtype, "kind", "") not in ("m", "M"):
         found: Any = tolist()
-        return float(found) if type(found) is type(value) else found  # type: ignore[arg-type]  # a ``longdouble`` stays
+        if type(found) is not type(value):
+            return found
+        if getattr(dtype, "kind", "") == "c":
+            raise NoJson(COMPLEX)
+        return float(found)  # of a ``longdouble``
     if getattr(value, "ndim", 0):
-        return [*value]  # type: ignore[misc]
-    return [value[name] for name in names] if names else _time(value)  # type: ignore[index]
+        return [*value]
+    return [value[name] for name in names] if names else _time(value)
 
 
 def _time(value: Any) -> object:
@@ -69,8 +74,9 @@ def _time(value: Any) -> object:
         raise NoJson(f"is NaT, {NO_FORM}")
     kind, _, unit = str(value.dtype).partition("[")
     if kind == "datetime64" or unit.rstrip("]")[-1:] not in ("", "Y", "M"):  # months differ, and no unit is none
-        for exact in (value, value.astype(f"{kind}[us]")):
-            if not isinstance(found := exact.tolist(), int) and exact == value:
+        for other in (value, value.astype(f"{kind}[us]")):
+            back = other.astype(value.dtype)  # NumPy does not say when a number overflows
+            if not isinstance(found := other.tolist(), int) and back.astype("int64") == value.astype("int64"):
                 return found
     if kind == "datetime64":
         return str(value)
@@ -104,7 +110,7 @@ def _changed(value: Any, files: list[File], path: list[int]) -> Any:
         if len(found) < len(value):
             [(text, _)] = Counter(map(_key, value)).most_common(1)
             raise NoJson(f"has two keys that are the text {json.dumps(text)} in JSON")
-        same = all(map(_is, value, found)) and all(map(_is, value.values(), found.values()))
+        same = isinstance(value, dict) and all(map(_is, [*value, *value.values()], [*found, *found.values()]))
     elif isinstance(value, SEQUENCES):
         found = [_plain(inner, files, path) for inner in value]
         same = all(map(_is, value, found))
@@ -119,10 +125,12 @@ def _changed(value: Any, files: list[File], path: list[int]) -> Any:
         del files[before:]
         # What it serializes to is sent, not its fields.
         found = value if same else _plain(_dumped(value), files, path)
+    elif isinstance(value, Generator):  # as pydantic-core has it, which does not look into it
+        return _plain([*value], files, path)
     elif isinstance(value, Enum) and not isinstance(value, str | int | float):
         return _plain(value.value, files, path)
     elif isinstance(value, complex):
-        raise NoJson(f"is a complex number, {NO_FORM}")
+        raise NoJson(COMPLEX)
     elif isinstance(value, Decimal) and not value.is_finite():
         raise NoJson(f"is {value}, {NO_FORM}")
     elif isinstance(value, date | timedelta) and value != value:
@@ -144,6 +152,10 @@ def _key(key: Any) -> Any:
         return key
     if callable(getattr(key, "tolist", None)):
         key = listed(key)
+    if isinstance(key, Enum):
+        return _key(key.value)
+    if isinstance(key, tuple):
+        key = tuple(map(_key, key))
     if isinstance(key, complex) or (isinstance(key, float | Decimal) and not math.isfinite(key)):
         raise NoJson(f"has the key {key}, {NO_FORM}")
     [text] = to_jsonable_python({key: None})

@@ -29,6 +29,8 @@ MAX_FRAMES = 16
 MAX_CAUSES = 4
 """Exceptions that are logged of a chain, or named of a group."""
 
+WITH_FILE = "There is a file in it, and files are sent in results only."
+
 _BEFORE_RESULT = b'{"index": %d, "success": true, "result": '
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
@@ -139,11 +141,12 @@ def seal(index: int, value: object) -> Outcome | Unencoded:
     Pydantic models, dataclasses, datetimes, enums, sets, NumPy scalars and arrays become JSON. Raises ``Unsendable`` if
     JSON has no form for something in it, and whatever the task's own types raise.
     """
+    found = value
     try:
         found, files = plain(value)
         return Unencoded(found, files) if files else Outcome(index, True, _success(index, _json(found)))
     except (TypeError, ValueError) as error:
-        raise Unsendable.of("result", value, error) from error
+        raise Unsendable.of("result", found, error) from error
 
 
 def with_files(value: Unencoded) -> list[bytes]:
@@ -206,9 +209,7 @@ def describe(error: BaseException) -> Raised:
 
 def _details(details: object) -> Any:
     try:
-        return json.loads(
-            encoded_value("details", details) or b'"The details cannot be sent: there is a file in them."'
-        )
+        return json.loads(encoded_value("details", details) or encoded(WITH_FILE))
     except Unsendable as error:
         return f"The {error}"
     except BaseException as error:  # the task's own types may raise anything
@@ -223,7 +224,7 @@ def is_error(value: object) -> TypeGuard[dict[Any, Any]]:
 def returned_error(index: int, value: dict[Any, Any]) -> Outcome:
     """Return the failure of an item whose result ``is_error``; what else is in it are the details."""
     error, rest = value["error"], {name: inner for name, inner in value.items() if name != "error"}
-    message = error if isinstance(error, str) else encoded_value("error", error).decode()
+    message = error if isinstance(error, str) else encoded_value("error", error).decode() or WITH_FILE
     return failure(index, "Error", message, _details(rest) if rest else None)
 
 

@@ -96,7 +96,7 @@ def _changed(schema: Any, change: Change, definitions: Mapping[str, Any], *, wit
             return found and {**schema, "fields": {**schema["fields"], "items": found}}
         case {"type": "definition-ref", "schema_ref": ref}:
             return inner({name: value for name, value in definitions[ref].items() if name != "ref"})
-        case {"schema": around, "metadata": {"pydantic_js_updates": {**said}}} if (
+        case {"schema": around, "metadata": {"pydantic_js_updates": dict(said)}} if (
             within and said.keys() <= LENGTHS.keys()
         ):
             bounds = {LENGTHS[name]: most for name, most in said.items()}  # the length is that of all items

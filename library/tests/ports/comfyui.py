@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ class Server:
         """Whether the process has not ended."""
         return self.process.poll() is None
 
+    def ends(self) -> bool:
+        """Whether the process has ended, or is about to: its connections break a moment before."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)
+        return not self.lives
+
     def answers(self) -> bool:
         """Whether it is ready."""
         try:
@@ -111,7 +118,7 @@ def process(item: Workflow, job: Input, context: Context) -> dict[str, Any]:
     try:
         answer = run(item, context)
     except requests.RequestException as error:
-        if not server.lives:  # a new process for the task brings a new ComfyUI
+        if server.ends():  # a new process for the task brings a new ComfyUI
             raise ItemFailed("ComfyUI has ended", restart=True) from error
         answer = {"error": f"HTTP communication error with ComfyUI: {error}"}
     return {**answer, "refresh_worker": True} if REFRESH_WORKER else answer

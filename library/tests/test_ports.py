@@ -24,6 +24,7 @@ from moto.server import ThreadedMotoServer
 
 from aggregating_worker.local import LocalEndpoint
 from tests.conftest import HANDLER, LIBRARY, TESTS, Caller, Serve
+from tests.ports import _old_form
 
 PORTS = TESTS / "ports"
 COMFYUI = str(PORTS / "stubs" / "comfyui.py")
@@ -177,6 +178,9 @@ GETTYSBURG = {
 
 
 class TestWhisper:
+    def test_a_test_of_the_old_form_is_as_short_as_the_page_says(self, whisper: Caller) -> None:
+        _old_form.test_an_old_request_has_its_old_answer(lambda: whisper)
+
     def recording(self, **options: Any) -> dict[str, Any]:
         return {"audio_base64": in_base64(SPEECH.encode()), "model": "turbo", **options}
 

@@ -55,10 +55,11 @@ def test_a_list_is_answered_as_ever(caller: Caller) -> None:
         ({"prompt": "a", "stepz": 1}, "The job's input cannot be used: there is no field stepz."),
         ({"prompt": "large 9000"}, "The result has 9,0"),
         ({"prompts": ["a", "b"]}, "task.single must return a request with one item, not 2."),
-        ({"prompts": []}, "No items provided"),
+        ({"prompts": []}, "task.single must return a request with one item, not 0."),
         ({"wrong": "value"}, "task.single must return a dict or None, not ValueError."),
         ({"wrong": "list"}, "task.single must return a dict or None, not list."),
         ({"wrong": "none"}, "No items provided"),
+        ({"wrong": "key"}, "task.single must return a request with one item, not 0."),
         ({"wrong": "other"}, "The job's input cannot be used: task.single failed on it."),
     ],
 )

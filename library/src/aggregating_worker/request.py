@@ -90,11 +90,11 @@ class Requests:
         self._check_count(request.get("items"))  # before each item is checked, which takes time
         options, items = self._accepted(request)
         self._items = []
+        if listed is not None and len(items) != 1:
+            raise Refused(f"task.single must return a request with one item, not {len(items)}.")
         if not items:
             raise Refused(NO_ITEMS)
         self._check_count(items)
-        if listed is not None and len(items) != 1:
-            raise Refused(f"task.single must return a request with one item, not {len(items)}.")
         return Request(tuple(items), options, first, listed is not None)
 
     def _in_list_form(self, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -119,7 +119,7 @@ class Requests:
         except BaseException as error:  # a validator is the task's code; it must not end the worker
             found = error.errors(include_url=False, include_context=False) if isinstance(error, ValidationError) else []
             if any(map(self._says_no_items, found)):
-                raise Refused(NO_ITEMS) from None
+                return None, []
             none_left = self._items and all(isinstance(item, Invalid) for item in self._items)
             if none_left and not any(map(self._is_an_options, found)):
                 return None, self._items  # what says something of all items has none to speak of

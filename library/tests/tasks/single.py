@@ -27,7 +27,7 @@ def single(request: dict[str, Any]) -> dict[str, Any] | None:
         case {"prompts": [*prompts]}:
             return {"items": [{"prompt": prompt} for prompt in prompts]}
         case {"wrong": kind}:
-            values: dict[str, Any] = {"none": None, "value": ValueError(), "list": []}
+            values: dict[str, Any] = {"none": None, "value": ValueError(), "list": [], "key": {"item": []}}
             wrong: dict[str, Any] | None = values[kind]
             return wrong
     return None

@@ -109,9 +109,12 @@ class Account:
     requests: list[tuple[str, Any]] = field(default_factory=list)
     """Method and body of each request."""
     faults: list[Fault] = field(default_factory=list)
+    health: list[Any] = field(default_factory=list)
+    """What ``/health`` of any endpoint answers, one after the other; the last one stays."""
 
     def __enter__(self) -> Self:
         app = FastAPI()
+        app.add_api_route("/v2/{endpoint_id}/health", self._health, methods=["GET"])
         app.add_api_route("/v2/serverless", self._serve, methods=["GET", "POST"])
         app.add_api_route("/v2/serverless/{endpoint_id}", self._serve, methods=["PATCH"])
         listener = socket.create_server(("127.0.0.1", 0))
@@ -145,6 +148,12 @@ class Account:
         }
         self.endpoints.append(endpoint)
         return endpoint
+
+    async def _health(self, request: Request) -> Response:
+        if request.headers.get("Authorization") != f"Bearer {KEY}":
+            return problem(401, "missing bearer token")
+        health = self.health.pop(0) if len(self.health) > 1 else self.health[0]
+        return health if isinstance(health, Response) else JSONResponse({"jobs": {}, "workers": health})
 
     async def _serve(self, request: Request) -> Response:
         body = json.loads(await request.body() or "null")

@@ -18,7 +18,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregating_worker.deploy import rest
+from aggregating_worker.client.waiting import why
+from aggregating_worker.deploy import coming_up, rest
 from aggregating_worker.deploy.arguments import read_arguments
 from aggregating_worker.deploy.command import change, creation, main
 from aggregating_worker.deploy.rest import DeployFailed, Endpoint
@@ -55,7 +56,7 @@ def api() -> Iterator[Account]:
 @pytest.fixture
 def account(api: Account) -> Account:
     """An account without endpoints, at which nothing has happened yet."""
-    for memory in (api.endpoints, api.requests, api.faults):
+    for memory in (api.endpoints, api.requests, api.faults, api.health):
         memory.clear()
     return api
 
@@ -73,6 +74,7 @@ def deploy(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUNPOD_API_KEY", KEY)
     monkeypatch.setenv("RUNPOD_API_BASE_URL", account.url)
+    monkeypatch.delenv("RUNPOD_ENDPOINT_BASE_URL", raising=False)
 
     def run(*arguments: str) -> Said:
         status: Any = 0
@@ -284,6 +286,8 @@ def test_any_argument_is_refused_or_within_the_contract(compute: str, pairs: lis
         "--idle-timeout=0",
         "--idle-timeout=3601",
         "--timeout=4",
+        "--wait=-1",
+        "--wait=3601",
         "--env=1=2",
         "--env==2",
         "--env=NOT_SET_HERE",
@@ -591,6 +595,93 @@ def test_values_that_are_not_shown_are_not_written_back(account: Account, deploy
 @pytest.mark.parametrize("endpoint_id", ["../pods/x", "a b?c#d", "é"])
 def test_an_endpoints_id_stays_within_its_path(endpoint_id: str) -> None:
     assert Endpoint(id=endpoint_id, workers={}).path == f"/v2/serverless/{quote(endpoint_id, safe='')}"
+
+
+DOWN = {"idle": 0, "initializing": 0, "ready": 0, "running": 0, "throttled": 0, "unhealthy": 0}
+
+
+@pytest.fixture
+def job_api(account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> Account:
+    """The account, which also says how the workers are, and is asked again after a short while."""
+    monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", f"{account.url}/v2")
+    monkeypatch.setattr(coming_up, "EVERY", 0.02)
+    return account
+
+
+@pytest.mark.parametrize("workers", [{}, {"initializing": 3}, {"throttled": 3}, {"initializing": 1, "unhealthy": 2}])
+def test_an_endpoint_that_does_not_come_up_is_explained(
+    job_api: Account, deploy: Deploy, workers: dict[str, int]
+) -> None:
+    job_api.health[:] = [DOWN | workers]
+    said = deploy("--wait", "1")
+    assert (said.status, said.out.splitlines()[1]) == (0, "Endpoint   ep0")
+    assert said.err == f"{why({'jobs': {}, 'workers': DOWN | workers})}\n"
+
+
+@pytest.mark.parametrize("state", ["idle", "ready", "running"])
+def test_nothing_is_said_of_an_endpoint_that_has_come_up(job_api: Account, deploy: Deploy, state: str) -> None:
+    unknown = problem(404, "endpoint not found")  # for a moment after its creation
+    job_api.health[:] = [unknown, DOWN, DOWN | {"initializing": 3}, DOWN | {state: 1, "throttled": 2}]
+    said = deploy()
+    assert (said.status, said.err) == (0, "")
+    assert len(job_api.health) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (problem(404, "endpoint not found"), "Runpod answered 404 (endpoint not found)."),
+        (problem(403, f"not with {KEY}"), "Runpod answered 403 (not with ***)."),
+        (problem(503, "\x1b[31mbusy"), "Runpod answered 503 ([31mbusy)."),
+        (PlainTextResponse("{"), "{url}/v2 does not answer with JSON."),
+        (JSONResponse([]), "{url}/v2 does not say how many workers the endpoint has."),
+        (JSONResponse({"workers": 3}), "{url}/v2 does not say how many workers the endpoint has."),
+    ],
+)
+def test_where_nobody_can_say_whether_it_comes_up_it_is_deployed_all_the_same(
+    job_api: Account, deploy: Deploy, answer: Response, sentence: str
+) -> None:
+    job_api.health[:] = [answer]
+    said = deploy("--wait", "1")
+    assert (said.status, said.out.splitlines()[1]) == (0, "Endpoint   ep0")
+    expected = "Whether a worker comes up is not known: " + sentence.format(url=job_api.url)
+    assert said.err.splitlines()[-1] == expected
+
+
+def test_a_wrong_address_of_the_job_api_is_a_sentence(
+    job_api: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", "htp:/x")
+    said = deploy("--wait", "1")
+    assert said.out.startswith("Created")
+    assert said.err == "Whether a worker comes up is not known: RUNPOD_ENDPOINT_BASE_URL is not a URL.\n"
+
+
+@pytest.mark.parametrize("arguments", [["--wait", "0"], ["--dry-run"]])
+def test_the_workers_are_not_looked_at_where_there_are_none_to_wait_for(
+    job_api: Account, deploy: Deploy, arguments: list[str]
+) -> None:
+    assert (deploy(*arguments).status, job_api.health) == (0, [])  # it has no answer
+
+
+def test_a_key_for_another_api_is_not_sent_to_runpods(
+    account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coming_up, "BASE_URL", f"{account.url}/v2")  # where it would have no answer
+    assert deploy().err == ""
+
+
+def test_ctrl_c_ends_the_waiting_and_nothing_else(
+    job_api: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupt)
+    job_api.health[:] = [DOWN]
+    said = deploy()
+    assert (said.status, said.err) == (0, "")
+    assert said.out.startswith("Created")
 
 
 def test_the_command_runs_as_a_module(account: Account) -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "runsync": Command("client.command", "client", "run one job with /runsync and print its envelopes"),
     "stream": Command("client.command", "client", "run one job with /run and print each envelope as it is ready"),
     "map": Command("client.command", "client", "put a long list through many jobs"),
+    "schema": Command("schema", "", "print the JSON Schemas of a job's input and of an envelope"),
     "deploy": Command("deploy.command", "deploy", "put an image on a Runpod endpoint, new or updated"),
     "hub": Command("deploy.hub", "deploy", "have the Runpod Hub test the job in test_input.json"),
 }

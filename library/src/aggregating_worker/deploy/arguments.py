@@ -30,6 +30,8 @@ class Arguments:
     typed: frozenset[str]
     """The names in ``env`` whose values were typed. The other values are this machine's, and may be secrets."""
     dry_run: bool
+    wait: int
+    """Seconds to wait for a worker of the endpoint."""
 
 
 class Hub(BaseModel):
@@ -58,6 +60,7 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         env={name: value for name, (value, _) in env.items()},
         typed=frozenset(name for name, (_, typed) in env.items() if typed),
         dry_run=given.dry_run,
+        wait=given.wait,
     )
 
 
@@ -137,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--registry", type=_word, metavar="ID", help="your registry credential on Runpod, for a private image")
     variable = "an environment variable for the workers; repeat it for more; without VALUE, this machine's value"
     add("--env", type=_variable, action="append", default=[], metavar="NAME[=VALUE]", help=variable)
+    waiting = "for a worker to be ready, before saying why none is (default: 20; 0: do not look)"
+    add("--wait", type=_number(0, 3_600), default=20, metavar="SECONDS", help=waiting)
     add("--dry-run", action="store_true", help="print the request and change nothing; needs no key")
     return parser
 

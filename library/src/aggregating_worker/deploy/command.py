@@ -5,12 +5,14 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from aggregating_worker.deploy.arguments import Arguments, project_image, project_name, project_needs, read_arguments
+from aggregating_worker.deploy.coming_up import why_not_up
 from aggregating_worker.deploy.rest import PATH, DeployFailed, Endpoint, Rest, api_key, without_key
 from aggregating_worker.sentence import KEYS, one_line
 
@@ -25,6 +27,7 @@ MASKED = re.compile(r"[*•●]{3}|^[xX.…]{3,}$|^redacted$|^[\[<(][a-z]+[\])>]
 def main(argv: Sequence[str]) -> None:
     """Create the endpoint or update it, and print its id and the command that calls it; exit 1 with a sentence if not.
 
+    If none of its workers comes up, another sentence says why. What was deployed stays so, and the status is 0.
     Two first deployments of a name at the same moment create two endpoints: the API takes a name twice. The next one
     says so.
     """
@@ -32,16 +35,25 @@ def main(argv: Sequence[str]) -> None:
     set_on_retry_hooks([_tell])
     try:
         with Console(stderr=True).status("Asking Runpod"):
-            said = deploy(arguments)
+            said, endpoint = deploy(arguments)
     except DeployFailed as failed:
         sys.exit(without_key(str(failed)))
     except KeyboardInterrupt:
         sys.exit("Interrupted. Run the command again: it looks for the name before it creates anything.")
-    print(without_key(said))
+    print(without_key(said), flush=True)
+    if endpoint and arguments.wait:
+        with suppress(KeyboardInterrupt):
+            with Console(stderr=True).status("Waiting for a worker; Ctrl-C leaves what is deployed as it is"):
+                why = why_not_up(endpoint, arguments.wait)
+            if why:
+                print(without_key(why), file=sys.stderr)
 
 
-def deploy(arguments: Arguments) -> str:
-    """Deploy, or find out what the request would be; return what to print. Raises ``DeployFailed``."""
+def deploy(arguments: Arguments) -> tuple[str, Endpoint | None]:
+    """Deploy; return what to print, and the endpoint. Raises ``DeployFailed``.
+
+    A dry run finds out what the request would be, and has no endpoint.
+    """
     name, image = arguments.name or project_name(), arguments.image or project_image()
     key = api_key()
     if not key and not arguments.dry_run:
@@ -55,14 +67,15 @@ def deploy(arguments: Arguments) -> str:
     body = change(arguments, image, existing) if existing else creation(arguments, image, name)
     if arguments.dry_run:
         request = f"PATCH {rest.url}{existing.path}" if existing else f"POST {rest.url}{PATH}"
-        return f"{request}\n{json.dumps(_shown(body, arguments), indent=2)}"
+        return f"{request}\n{json.dumps(_shown(body, arguments), indent=2)}", None
     endpoint = rest.update(existing, body) if existing else rest.create(body)
     endpoint_id = one_line(endpoint.id)
-    return (
+    said = (
         f"{'Updated' if existing else 'Created'}    {one_line(f'{name}: {endpoint.image or image}')}\n"
         f"Endpoint   {endpoint_id}\n"
         f"Call it    RUNPOD_ENDPOINT_ID={shlex.quote(endpoint_id)} aggregating-worker runsync test_input.json"
     )
+    return said, endpoint
 
 
 def creation(arguments: Arguments, image: str, name: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Runpod's REST API v2 (https://api.runpod.io/v2/openapi.json) as far as deploying needs it. Errors are sentences."""
+"""Runpod's REST API v2 (https://api.runpod.io/v2/openapi.json) as far as deploying needs it. Errors are sentences.
+
+One route is of the job API: an endpoint's ``/health``.
+"""
 
 import os
 import re
@@ -65,15 +68,15 @@ class Endpoint(BaseModel):
 
 
 class Rest:
-    """The API for the account of ``key``. Every call may raise ``DeployFailed``.
+    """The API at ``url`` for the account of ``key``. Every call may raise ``DeployFailed``.
 
     A request that fails is sent again where that can do no harm: reading, updating (twice is as good as once), and
     whatever the rate limit (429) refused. Creating is not. No error shows ``untyped`` values, nor those of the
     variables of an endpoint.
     """
 
-    def __init__(self, key: str, untyped: Iterable[str]) -> None:
-        self.url = api_url()
+    def __init__(self, key: str, untyped: Iterable[str], url: str = "") -> None:
+        self.url = url or api_url()
         self._headers = {"Authorization": f"Bearer {key}"}
         self._untyped = [*untyped]
 
@@ -108,6 +111,13 @@ class Rest:
     def update(self, endpoint: Endpoint, body: dict[str, Any]) -> Endpoint:
         """Change an endpoint (schema ``UpdateEndpointRequest``): a field that ``body`` leaves out stays as it is."""
         return _endpoint(self._send("PATCH", endpoint.path, body))
+
+    def health(self, endpoint: Endpoint) -> dict[str, Any]:
+        """Return how many workers and jobs the endpoint has, of each kind."""
+        health = self._send("GET", f"/{quote(endpoint.id, safe='')}/health")
+        if not isinstance(health, dict) or not isinstance(health.get("workers"), dict):
+            raise DeployFailed(f"{self.url} does not say how many workers the endpoint has")
+        return health
 
     def _send(self, method: str, path: str = PATH, body: dict[str, Any] | None = None) -> Any:
         retrying = stamina.RetryingCaller(attempts=TRIES, timeout=2 * PATIENCE).on(_again)
@@ -149,15 +159,15 @@ class Rest:
         return detail
 
 
-def api_url() -> str:
-    """Return where the API is: ``RUNPOD_API_BASE_URL``, as for the SDK (runpod 1.12.0, ``api/graphql.py``)."""
-    url = os.environ.get("RUNPOD_API_BASE_URL", "").rstrip("/") or "https://api.runpod.io"
+def api_url(variable: str = "RUNPOD_API_BASE_URL", default: str = "https://api.runpod.io") -> str:
+    """Return where an API is: ``variable`` says it, as for the SDK (runpod 1.12.0, ``api/graphql.py``)."""
+    url = os.environ.get(variable, "").rstrip("/") or default
     try:
         if httpx.URL(url).scheme in ("http", "https") and httpx.URL(url).host:
             return url
     except httpx.InvalidURL:
         pass
-    raise DeployFailed("RUNPOD_API_BASE_URL is not a URL", "unset it, or give one such as https://api.runpod.io")
+    raise DeployFailed(f"{variable} is not a URL", f"unset it, or give one such as {default}")
 
 
 def api_key() -> str:

@@ -191,4 +191,4 @@ def test_map_does_not_go_on_into_another_folder(drawing: str, tmp_path: Path) ->
     client(drawing, "map", str(items), "--out", str(out), "--files", str(tmp_path / "a"), "--keep-journal")
     finished = client(drawing, "map", str(items), "--out", str(out), "--files", str(tmp_path / "b"))
     assert finished.returncode == 2
-    assert b"belongs to other items, or to another --job, --files or --batch: " in finished.stderr
+    assert b"was begun with another --files" in finished.stderr

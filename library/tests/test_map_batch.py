@@ -182,17 +182,47 @@ def test_what_failed_is_asked_for_again(api: BatchApi, address: str, out: Path) 
         return api.echo(given)
 
     api.work = fail_once
-    assert mapped(address, write_items(out, 100), out, shard=10).jobs == 12
+    assert mapped(address, write_items(out, 100), out, shard=10).jobs == 10 + 2 * 2
     assert results(out) == list(range(100))
     assert set(api.worked.values()) == {1}
 
 
-def test_what_fails_three_times_is_the_workers_message(api: BatchApi, address: str, out: Path) -> None:
-    api.work = lambda given: None if 3 in given["items"] else api.echo(given)
-    with pytest.raises(CallFailed, match="FAILED: out of memory"):
-        mapped(address, write_items(out, 20), out, shard=5)
-    assert len(api.all()) == 4
+def test_a_request_that_fails_costs_only_the_lines_to_blame(api: BatchApi, address: str, out: Path) -> None:
+    bad = {3, 4, 70}
+    api.work = lambda given: None if bad.intersection(given["items"]) else api.echo(given)
+    summary = mapped(address, write_items(out, 100), out, shard=10)
+    assert (summary.failed, summary.lines) == (3, "lines 4-5, 71")
+    assert summary.failures[71] == "JobFailed: out of memory"
+    assert results(out) == [None if number in bad else number for number in range(100)]
+    assert len(api.all()) <= 1 + 4
+    assert set(api.worked.values()) == {1}
+
+
+@pytest.mark.parametrize("count", [1, 1_000])
+def test_where_nothing_is_accepted_it_is_the_workers_message_and_costs_few_requests(
+    api: BatchApi, address: str, out: Path, count: int
+) -> None:
+    api.work = lambda given: None
+    with pytest.raises(CallFailed, match=r"accepted nothing of the list, not even lines? 1.* FAILED: out of memory"):
+        mapped(address, write_items(out, count), out, shard=100)
+    assert sum(len(each.requests) for each in api.all()) < 100
     assert not out.exists()
+
+
+def test_an_interrupted_list_may_be_mended_and_reordered(api: BatchApi, address: str, out: Path) -> None:
+    api.pace = 3
+    arguments = ("map", str(write_items(out, 100)), "--out", str(out), "--batch", "--shard", "10")
+    with subprocess.Popen(command(*arguments), cwd=LIBRARY, env=environment(address)) as process:
+        while len(api.worked) < 30:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+    api.pace = 1_000
+    others = [*range(99, 49, -1), 1_000, *range(49)]
+    out.with_name("items.jsonl").write_text("".join(f"{number}\n" for number in others))
+    assert client(address, *arguments).returncode == 0
+    assert results(out) == others
+    assert set(api.worked.values()) == {1}
 
 
 @pytest.mark.parametrize("fate", ["cancelled", "forgotten", "standing still"])
@@ -319,8 +349,9 @@ def test_progress_is_in_items_and_in_requests(api: BatchApi, address: str, out: 
 
 def test_batches_do_not_continue_a_journal_of_jobs(address: str, out: Path) -> None:
     items = write_items(out, 2)
-    out.with_name("results.jsonl.journal").write_text('{"journal": 1, "items": "of jobs"}\n')
-    with pytest.raises(CallFailed, match="belongs to other items, or to another --job, --files or --batch"):
+    with serve_http(lambda _: Answer(403)) as refusing:
+        assert client(refusing, "map", str(items), "--out", str(out)).returncode == 2
+    with pytest.raises(CallFailed, match="was begun with another --batch"):
         mapped(address, items, out)
 
 

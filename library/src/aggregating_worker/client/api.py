@@ -43,6 +43,7 @@ class Api:
         address = web_address(base_url)
         if address is None:
             raise CallFailed(f"RUNPOD_ENDPOINT_BASE_URL should be a web address such as {BASE_URL}.")
+        self.endpoint_id = endpoint_id
         self._host = address.host
         self._url = f"{base_url.rstrip('/')}/{quote(endpoint_id, safe='')}"
         http = httpx.AsyncClient(

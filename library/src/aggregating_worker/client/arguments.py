@@ -24,11 +24,13 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("file", metavar="FILE.json", help='a job, {"input": {"items": […]}}; -: standard input')
     what = "also print what items yield while they run; on a terminal, this is always on"
     commands.choices["stream"].add_argument("--parts", action="store_true", help=what)
-    what = "put a long list through many jobs; if it is stopped, the same command continues"
+    what = "put a long list through many jobs; the same command continues it, asking only for lines that are new"
     command = commands.add_parser("map", help=what, description=what)
     command.add_argument("items", metavar="ITEMS.jsonl", help="one item per line, any JSON value; -: standard input")
     command.add_argument("--out", required=True, metavar="RESULTS.jsonl", help="one envelope per line, in input order")
     command.add_argument("--job", metavar="FILE.json", help="a job without items: the options and the policy")
+    what = "the task's own name for the list of items (default: items)"
+    command.add_argument("--items-field", default="items", metavar="NAME", help=what)
     command.add_argument("--shard", type=_count(10_000), default=200, help="most items in a job (default: 200)")
     command.add_argument("--in-flight", type=_count(100), default=8, help="most jobs submitted at once (default: 8)")
     command.add_argument(
@@ -39,7 +41,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--cancel", action="store_true", help="cancel the batches that an earlier --batch left running"
     )
-    command.add_argument("--keep-journal", action="store_true", help="keep RESULTS.jsonl.journal when all is done")
+    what = "send again lines that failed, and those that may be in a job whose submit was lost, which may pay twice"
+    command.add_argument("--again", action="store_true", help=what)
+    what = "keep RESULTS.jsonl.journal though no line has failed"
+    command.add_argument("--keep-journal", action="store_true", help=what)
     for command in commands.choices.values():
         what = "save each file of a result as DIR/INDEX-N.EXT, and put that path into the result"
         command.add_argument("--files", type=Path, metavar="DIR", help=what)

@@ -60,6 +60,7 @@ class Client:
         # No key is sent: a bucket must not see it, and a stored result's URL carries its own permission.
         self._bucket = Http(httpx.AsyncClient(), redirects=5)
         self.batches = Batches(self._api)
+        self.endpoint_id = self._api.endpoint_id
 
     async def __aenter__(self) -> Self:
         return self

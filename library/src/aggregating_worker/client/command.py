@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,10 +31,13 @@ from aggregating_worker.client.envelopes import Envelope, encode, is_envelope, i
 from aggregating_worker.client.files import shortened
 from aggregating_worker.client.http import CallFailed
 from aggregating_worker.client.job import AnotherWorker, Job, item_count
+from aggregating_worker.client.journal import BegunOtherwise
 from aggregating_worker.client.map import cancel_batches, map_file
 from aggregating_worker.sentence import counted, printable
 
 SUCCESS, SOME_FAILED, CALL_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+EXPLAINED = 10
+"""Failed lines of a list whose failures are printed."""
 
 Show = Callable[[int, int | None, str], None]
 
@@ -48,7 +52,7 @@ def main(argv: list[str]) -> None:
     stamina.instrumentation.set_on_retry_hooks(())  # which would write every retry to standard error
     status = CALL_FAILED
     try:
-        status = asyncio.run(_map(arguments) if arguments.command == "map" else _call(arguments))
+        status = _map(arguments) if arguments.command == "map" else asyncio.run(_call(arguments))
     except CallFailed as error:
         print(error, *getattr(error, "__notes__", ()), file=sys.stderr)
     except BrokenPipeError:
@@ -121,13 +125,30 @@ async def _arriving(client: Client, job: Job, arguments: argparse.Namespace) -> 
                 yield each
 
 
-async def _map(arguments: argparse.Namespace) -> int:
+def _map(arguments: argparse.Namespace) -> int:
+    """Map a list, and ask whoever is at the terminal before a journal goes on with something else."""
+    try:
+        return asyncio.run(_mapped(arguments, agreed=False))
+    except BegunOtherwise as other:
+        asked = sys.stdin.isatty() and sys.stderr.isatty() and not arguments.cancel
+        if not asked:
+            other.add_note("Choose another --out, or run it in a terminal, where it asks.")
+            raise
+        print(f"{other} Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            return CALL_FAILED
+    return asyncio.run(_mapped(arguments, agreed=True))
+
+
+async def _mapped(arguments: argparse.Namespace, *, agreed: bool) -> int:
     job = _read_job(arguments.job) if arguments.job else {"input": {}}
     out = Path(arguments.out)
     async with Client(arguments.endpoint) as client:
         with _opened(arguments.items) as items, _progress(sys.stderr.isatty()) as show:
             if arguments.cancel:
-                cancelled = await cancel_batches(client, items, out, job=job, files=arguments.files)
+                cancelled = await cancel_batches(
+                    client, items, out, job=job, field=arguments.items_field, files=arguments.files
+                )
                 print(f"Batches cancelled: {cancelled}. What they have done is kept: to continue, leave out --cancel.")
                 return SUCCESS
             summary = await map_file(
@@ -135,17 +156,26 @@ async def _map(arguments: argparse.Namespace) -> int:
                 items,
                 out,
                 job=job,
+                field=arguments.items_field,
                 shard=arguments.shard,
                 in_flight=arguments.in_flight,
                 batch=arguments.batch,
                 patience=arguments.patience,
                 files=arguments.files,
                 keep_journal=arguments.keep_journal,
+                again=arguments.again,
+                agreed=agreed,
                 progress=show,
             )
     total, jobs = counted(summary.items, "item"), counted(summary.jobs, "job")
     print(f"{total}, {summary.failed} failed, {jobs}, {summary.seconds:.1f} s: {arguments.out}")
-    return SOME_FAILED if summary.failed else SUCCESS
+    if not summary.failed:
+        return SUCCESS
+    for line, why in islice(summary.failures.items(), EXPLAINED):
+        print(f"Line {line}: {why}.", file=sys.stderr)
+    what = "Mend what failed and run the same command: it asks for lines that have changed only."
+    print(f"Failed: {summary.lines}. {what}", file=sys.stderr)
+    return SOME_FAILED
 
 
 def _print(each: Any) -> None:

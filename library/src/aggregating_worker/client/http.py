@@ -36,6 +36,10 @@ class CallFailed(Exception):
         self.status = status
 
 
+class JobUnknown(CallFailed):
+    """The answer to a submit was lost: it is not known whether the platform has the job."""
+
+
 class AnswerTooLarge(CallFailed):
     """An answer has more bytes than are read."""
 

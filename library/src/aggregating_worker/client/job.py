@@ -21,6 +21,7 @@ class JobFailed(CallFailed):
     def __init__(self, job_id: str, state: str, message: str) -> None:
         super().__init__(f"Job {one_line(job_id)} {state}: {one_line(message)}.")
         self.state = state
+        self.reason = one_line(message)
 
 
 class AnotherWorker(CallFailed):

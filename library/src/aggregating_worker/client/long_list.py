@@ -2,17 +2,23 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aggregating_worker.client.client import Client
-from aggregating_worker.client.envelopes import Envelope
+from aggregating_worker.client.envelopes import Envelope, failure
+from aggregating_worker.client.http import CallFailed
 from aggregating_worker.client.items import Items
+from aggregating_worker.client.job import JobFailed
 from aggregating_worker.client.journal import Journal
 from aggregating_worker.client.shards import Frame
 
 TRIES = 3
 """How often in a row items are submitted without a result for any of them."""
+ALONE = 10
+"""How many items may be refused alone before any other was accepted."""
+REFUSED = ("FAILED", "TIMED_OUT")
+"""States of a job that one of its items may be to blame for."""
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of items done, the number of all items, and a note to show beside them."""
@@ -28,10 +34,17 @@ class LongList:
     journal: Journal
     files: Path | None
     progress: Progress
+    refused: dict[int, JobFailed] = field(default_factory=dict)
+    """How the jobs failed of items that were alone in them; they fail, too, once another item was accepted."""
 
     def missing(self) -> Iterator[int]:
-        """Yield the indices of the items that have no envelope yet."""
-        return (index for index in range(len(self.items)) if index not in self.journal)
+        """Yield the indices of the items that have no envelope yet, and may have one."""
+        unknown = self.journal.unknown()
+        return (
+            index
+            for index in range(len(self.items))
+            if not (index in self.journal or index in unknown or index in self.refused)
+        )
 
     def body(self, indices: Iterable[int], first: int | None = None) -> bytes:
         """Return a request for the items at ``indices``, with ``first`` as its ``first_index``."""
@@ -39,7 +52,9 @@ class LongList:
 
     async def save(self, envelope: Envelope) -> Envelope:
         """Save the envelope's files if there is a folder for them; its index must be the one in the whole list."""
-        return await self.client.save_files(envelope, self.files) if self.files else envelope
+        if self.files is None or envelope["index"] in self.journal:
+            return envelope
+        return await self.client.save_files(envelope, self.files)
 
     @staticmethod
     def crowded(envelope: Envelope) -> bool:
@@ -51,6 +66,27 @@ class LongList:
         if last or "failure" not in envelope or envelope["failure"]["type"] != "ResultUnavailable":
             self.journal.record(envelope)
             self.show()
+
+    def refuse(self, index: int, fault: JobFailed) -> None:
+        """Have an item fail whose job failed, though it was alone in it.
+
+        If the endpoint has accepted no item at all, the fault may be in every job: then ``CallFailed`` is raised.
+        """
+        self.refused[index] = fault
+        if self.journal.accepted or len(self.refused) == ALONE:
+            self.judge()
+
+    def judge(self) -> None:
+        """Let the items that were refused fail, if they are to blame."""
+        if self.refused and not self.journal.accepted:
+            raise CallFailed(
+                f"The endpoint has accepted nothing of the list, not even {self.items.named(self.refused)}, each in a "
+                f"job of its own. {[*self.refused.values()][-1]}"
+            )
+        for index, fault in self.refused.items():
+            self.journal.record(failure(index, "JobFailed", fault.reason))
+        self.refused.clear()
+        self.show()
 
     def show(self, note: str = "") -> None:
         """Report the progress."""

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import aclosing
 
 from aggregating_worker.client.envelopes import Envelope
-from aggregating_worker.client.job import JobFailed
-from aggregating_worker.client.long_list import TRIES, LongList, all_of
+from aggregating_worker.client.http import CallFailed, JobUnknown
+from aggregating_worker.client.job import AnotherWorker, JobFailed
+from aggregating_worker.client.long_list import REFUSED, TRIES, LongList, all_of
 from aggregating_worker.client.shards import cut
+from aggregating_worker.sentence import counted
 
 
 class Jobs:
@@ -19,17 +21,31 @@ class Jobs:
         self._in_flight = in_flight
         self._oversize: set[int] = set()
         """Items whose results are too large for any response."""
+        self._unknown = 0
+        """How many submits in a row were lost."""
 
     async def run(self) -> None:
-        """Get an envelope of every item into the journal. The first error cancels the jobs and is raised."""
+        """Get an envelope of every item into the journal. The first error cancels the jobs and is raised.
+
+        A job of which it is not known whether the endpoint has it ends this only once the others are done.
+        """
         self._list.show()
         shards = self._shards()
 
         async def settle() -> None:
             for indices, job_id in shards:
                 await self._settle(indices, job_id)
+                if self._unknown >= TRIES:  # a gateway that is down would make all of the list unknown
+                    break
 
         await all_of(settle() for _ in range(self._in_flight))
+        self._list.judge()
+        if unknown := self._list.journal.unknown():
+            raise CallFailed(
+                f"It is not known whether the endpoint has {counted(len({*unknown.values()}), 'job')} with "
+                f"{self._list.items.named(unknown)}: the answers got lost, so they were not sent again, which could "
+                "pay for them twice. --again sends them."
+            )
 
     def _shards(self) -> Iterator[tuple[list[int], str | None]]:
         """Yield the items that earlier runs left in jobs, with the job's id, then all other items in shards."""
@@ -43,8 +59,12 @@ class Jobs:
     def _cut(self, indices: Iterable[int]) -> Iterator[list[int]]:
         return cut(indices, self._list.items.size, lambda: self._shard, self._list.frame.room)
 
-    async def _settle(self, indices: list[int], job_id: str | None = None) -> None:
-        """Get the items at ``indices`` into the journal, in as many jobs as it takes; job ``job_id`` may have them."""
+    async def _settle(self, indices: list[int], job_id: str | None = None, *, halved: bool = False) -> None:
+        """Get the items at ``indices`` into the journal, in as many jobs as it takes; job ``job_id`` may have them.
+
+        Items whose job was refused are asked for by halves, until those to blame are alone, and fail: at once if they
+        are ``halved``, and were refused in company, too, else after ``TRIES``.
+        """
         tries = 0
         while indices:
             asked = job_id is None
@@ -54,16 +74,36 @@ class Jobs:
             try:
                 job_id = job_id or await self._submit(indices)
                 crowded = await self._collect(job_id, indices, last=tries == TRIES)
+            except JobUnknown:
+                self._unknown += 1
+                self._list.journal.submitted(None, indices)
+                return
             except JobFailed as failed:
                 fault = failed
-            left = [index for index in indices if index not in self._list.journal and index not in crowded]
+            except AnotherWorker as other:
+                raise self._naming(other, indices) from None
+            apart = crowded | self._list.journal.unknown().keys()
+            left = [index for index in indices if index not in self._list.journal and index not in apart]
             if len(left) < len(indices):
                 tries = 0
-            if fault and asked and (tries == TRIES or fault.state == "CANCELLED"):
-                raise fault
             if crowded:
                 await self._make_room(sorted(crowded), min(len(indices) - len(crowded), len(indices) // 2))
+            if fault and asked and left:
+                if fault.state in REFUSED:
+                    if len(left) > 1:
+                        await self._settle(left[: len(left) // 2], halved=True)
+                        await self._settle(left[len(left) // 2 :], halved=True)
+                        return
+                    if halved or tries == TRIES:
+                        self._list.refuse(left[0], fault)
+                        return
+                elif tries == TRIES or fault.state == "CANCELLED":
+                    raise self._naming(fault, left)
             indices, job_id = left, None
+
+    def _naming(self, fault: CallFailed, indices: list[int]) -> CallFailed:
+        fault.add_note(f"In that job: {self._list.items.named(index for index in indices if index >= 0)}.")
+        return fault
 
     async def _make_room(self, crowded: list[int], fitting: int) -> None:
         """Submit again the items whose results did not fit into a response, where ``fitting`` others did.
@@ -74,7 +114,7 @@ class Jobs:
         while crowded:
             index = crowded.pop(0)
             await self._settle([index])
-            if index not in self._oversize:
+            if index in self._list.journal and index not in self._oversize:
                 self._shard = min(self._shard, max(1, fitting))
                 for smaller in self._cut(crowded):
                     await self._settle(smaller)
@@ -83,6 +123,7 @@ class Jobs:
     async def _submit(self, indices: list[int]) -> str:
         job_id = await self._list.client.submit(self._list.body(indices))
         self._list.journal.submitted(job_id, indices)
+        self._unknown = 0
         self.count += 1
         return job_id
 
@@ -99,8 +140,10 @@ class Jobs:
 
         async with aclosing(self._list.client.results(job_id, len(indices), then=place)) as envelopes:
             async for envelope in envelopes:
+                if envelope["index"] in self._list.journal:
+                    continue
                 if self._list.crowded(envelope):
                     (crowded if len(indices) > 1 else self._oversize).add(envelope["index"])
                 if envelope["index"] not in crowded:
                     self._list.record(envelope, last=last)
-        return crowded
+        return crowded - self._list.journal.unknown().keys()

@@ -16,15 +16,16 @@ MAX_INDEX = 2**53
 class Frame:
     """A job without its items; they are put in as the bytes in their file, of which ``room`` fit.
 
-    Raises ``CallFailed`` if ``job`` is not a request, or leaves no room.
+    ``field`` is the task's name for them. Raises ``CallFailed`` if ``job`` is not a request, or leaves no room.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, field: str = "items") -> None:
         options = job.get("input")
         if not isinstance(options, Mapping):
             raise CallFailed('The job should be an object with an input: {"input": {…}}.')
         around = _members({key: value for key, value in job.items() if key != "input"})
-        beside = _members({key: value for key, value in options.items() if key not in ("items", "first_index")})
+        beside = _members({key: value for key, value in options.items() if key not in (field, "first_index")})
+        self._items = encode(field) + b": ["
         self._head = b"{" + around + b'"input": {' + beside
         self.room = MAX_BODY - len(self.body([], MAX_INDEX))
         if self.room < 1:
@@ -33,7 +34,7 @@ class Frame:
     def body(self, items: Sequence[bytes], first_index: int | None = None) -> bytes:
         """Return the request with ``items``, which are JSON, and with ``first_index`` unless that is None."""
         numbered = b"" if first_index is None else b'"first_index": %d, ' % first_index
-        return self._head + numbered + b'"items": [' + b",".join(items) + b"]}}"
+        return self._head + numbered + self._items + b",".join(items) + b"]}}"
 
 
 def cut(indices: Iterable[int], size: Callable[[int], int], most: Callable[[], int], room: int) -> Iterator[list[int]]:

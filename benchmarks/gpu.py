@@ -1,7 +1,7 @@
 """One item a job from 64 clients through the starting point ``batch``, with and without calls that jobs share.
 
 ``python benchmarks/gpu.py`` runs on the GPU if there is one, and prints Markdown for the README. It needs no network
-and no baked project, only packages: torch, transformers 5, runpod and what comes with it, uvicorn, fastapi, httpx and
+and no baked project, only packages: torch, transformers 5, runpod and what comes with it, uvicorn, fastapi, httpx2 and
 aiohttp. The model is as large as DistilBERT's classifier; its weights are random, and made here, in a folder that is
 removed at the end. ``--jobs 64 --rounds 1`` is enough to see it work on a CPU.
 """

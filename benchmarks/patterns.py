@@ -13,7 +13,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-import httpx
+import httpx2
 
 import readme
 from aggregating_worker.local import LocalEndpoint
@@ -61,7 +61,7 @@ def production(folder: Path, file: str, items: list[str]) -> str:
     """Run the job on a local endpoint and say what its caller gets."""
     job = {"input": {"items": items}, "policy": {"executionTimeout": 5_000}}
     with tempfile.TemporaryFile() as log, LocalEndpoint([sys.executable, "-u", file], cwd=folder, log=log) as endpoint:
-        answer = httpx.post(f"{endpoint.url}/runsync", json=job, headers={"Authorization": "Bearer x"}, timeout=60)
+        answer = httpx2.post(f"{endpoint.url}/runsync", json=job, headers={"Authorization": "Bearer x"}, timeout=60)
     state = answer.json()
     match state["status"]:
         case "TIMED_OUT":

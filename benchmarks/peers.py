@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import httpx
+import httpx2
 import stamina
 
 import readme
@@ -39,9 +39,9 @@ def peer(python: str, name: str) -> Iterator[str]:
     with subprocess.Popen(line, env=env, stdout=quiet, stderr=quiet, start_new_session=True) as process:
         url = f"http://127.0.0.1:{PORT}/inference"
         try:
-            for attempt in stamina.retry_context(on=httpx.HTTPError, attempts=None, timeout=60):
+            for attempt in stamina.retry_context(on=httpx2.HTTPError, attempts=None, timeout=60):
                 with attempt:
-                    httpx.post(url, json=JOB, timeout=10).raise_for_status()
+                    httpx2.post(url, json=JOB, timeout=10).raise_for_status()
             yield url
         finally:
             os.killpg(process.pid, signal.SIGKILL)  # and the processes that it has started

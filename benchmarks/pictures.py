@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-import httpx
+import httpx2
 
 import one_job
 from serve import Serve, submit
@@ -52,7 +52,7 @@ def measure(serve: Serve, address: str) -> None:
         "BUCKET_NAME": "pictures",
     }
     for bucket in (access["BUCKET_NAME"], time.strftime("%m-%y")):  # the SDK's upload has the month's
-        httpx.put(f"{address}/{bucket}").raise_for_status()
+        httpx2.put(f"{address}/{bucket}").raise_for_status()
     os.environ.update(access)  # which the documented handler's worker inherits
     with serve.documented("pictures") as theirs, serve.ours("pictures", env=access) as ours:
         job = {"input": {"items": [str(number) for number in range(PICTURES)]}}

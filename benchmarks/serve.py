@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from aggregating_worker.local import LocalEndpoint
 
@@ -62,7 +62,7 @@ class Serve:
 def submit(endpoint: LocalEndpoint, path: str, body: Any = None) -> dict[str, Any]:
     """Post to the endpoint and return its answer; a job that ``runsync`` does not complete ends the program."""
     wait = {"wait": 300_000} if path == "runsync" else None
-    answer = httpx.post(f"{endpoint.url}/{path}", json=body, params=wait, headers=AUTHORIZATION, timeout=600)
+    answer = httpx2.post(f"{endpoint.url}/{path}", json=body, params=wait, headers=AUTHORIZATION, timeout=600)
     state: dict[str, Any] = answer.raise_for_status().json()
     if path == "runsync" and state["status"] != "COMPLETED":
         raise SystemExit(f"A job ended {state['status']}: {state.get('error')}")

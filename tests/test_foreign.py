@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.conftest import required
@@ -174,7 +174,7 @@ def test_workers_of_any_sdk_answer_every_job(python: str, tmp_path: Path) -> Non
         url = f"{environment['RUNPOD_ENDPOINT_BASE_URL']}/local/runsync"
 
         def answered(items: list[Any]) -> Any:
-            return httpx.post(url, json={"input": {"items": items}}, headers=HEADERS, timeout=90).json()
+            return httpx2.post(url, json={"input": {"items": items}}, headers=HEADERS, timeout=90).json()
 
         with ThreadPoolExecutor() as callers:
             states = [*callers.map(answered, inputs)]

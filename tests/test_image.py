@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import runpod
 
@@ -210,13 +210,13 @@ def gate(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def served(image: Image, *options: str) -> Iterator[tuple[Any, httpx.Client, Path]]:
+def served(image: Image, *options: str) -> Iterator[tuple[Any, httpx2.Client, Path]]:
     """Serve a local endpoint with a worker of ``image``; yield it, a client of it, and the worker's log."""
     log = image.project.parent / "worker.log"
     with (
         log.open("wb") as output,
         LocalEndpoint(LocalImage(image.name, [*image.options, *options]), log=output) as endpoint,
-        httpx.Client(base_url=endpoint.url, headers={"Authorization": "Bearer test"}, timeout=60) as client,
+        httpx2.Client(base_url=endpoint.url, headers={"Authorization": "Bearer test"}, timeout=60) as client,
     ):
         yield endpoint, client, log
 
@@ -254,7 +254,7 @@ def test_the_command_line_serves_an_image(sync: Image) -> None:
         assert process.stdout is not None
         url = process.stdout.readline().split()[1]
         body = (sync.project / "test_input.json").read_text()
-        answer = httpx.post(f"{url}/runsync", content=body, headers={"Authorization": "Bearer any"}, timeout=60)
+        answer = httpx2.post(f"{url}/runsync", content=body, headers={"Authorization": "Bearer any"}, timeout=60)
         process.terminate()
     assert [len(chunk) for chunk in answer.json()["output"]] in ([1, 2], [2, 1])
 
@@ -405,6 +405,6 @@ def test_it_comes_back_from_a_registry_as_it_went_there(sync: Image, registry: s
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url).is_success
-    except httpx.TransportError:
+        return httpx2.get(url).is_success
+    except httpx2.TransportError:
         return False

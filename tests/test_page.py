@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from selenium import webdriver
 from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
@@ -368,7 +368,7 @@ def test_a_long_job_leaves_the_page_quick(page: Page) -> None:
 def test_jobs_of_other_callers_and_jobs_from_before_are_shown(page: Page) -> None:
     job = {"input": {"items": ["from elsewhere"]}}
     with page.new_job():
-        answer = httpx.post(f"{page.url}v2/local/run", json=job, headers={"Authorization": "Bearer any"}).json()
+        answer = httpx2.post(f"{page.url}v2/local/run", json=job, headers={"Authorization": "Bearer any"}).json()
     page.until_status("completed")
     page.driver.refresh()
     page.until(lambda: page.one("#jobs .id").text == answer["id"])
@@ -377,7 +377,7 @@ def test_jobs_of_other_callers_and_jobs_from_before_are_shown(page: Page) -> Non
 
 def test_batches_have_a_tab_of_their_own(page: Page) -> None:
     headers = {"Authorization": "Bearer any"}
-    with httpx.Client(base_url=f"{page.url}v2/local", headers=headers) as caller:
+    with httpx2.Client(base_url=f"{page.url}v2/local", headers=headers) as caller:
         batch_id = caller.post("/batch", json=[{"input": {"items": ["one"]}}, {"input": {"unknown": 1}}]).json()["id"]
         assert not page.one("#batches").is_displayed()
         page.one("#jobs-tab").send_keys(Keys.ARROW_RIGHT)

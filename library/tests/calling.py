@@ -7,13 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import BaseServer
 from typing import Any
 
-import httpx
+import httpx2
 
 from aggregating_worker.client import Client
 from tests.conftest import LIBRARY, off_runpod
@@ -27,12 +27,15 @@ class Request:
     path: str
     headers: dict[str, str]
     body: bytes
+    port: int
+    """The caller's, so that of its connection."""
 
 
 @dataclass
 class Answer:
     """What a server sends: the body, or something worse.
 
+    With a status of 0, nothing: it hangs up.
     With ``sent``, only that many bytes of the body, and then it hangs up. With ``drip``, the body again and again, with
     a pause of so many seconds, until the other side hangs up.
     """
@@ -45,7 +48,7 @@ class Answer:
 
 
 @contextmanager
-def serve_http(answer: Callable[[Request], Answer]) -> Iterator[str]:
+def serve_http(answer: Callable[[Request], Answer], port: int = 0) -> Iterator[str]:
     """Serve HTTP with what ``answer`` returns; yield the address."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -54,7 +57,10 @@ def serve_http(answer: Callable[[Request], Answer]) -> Iterator[str]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            answered = answer(Request(self.command, self.path, headers, body))
+            answered = answer(Request(self.command, self.path, headers, body, self.client_address[1]))
+            if not answered.status:
+                self.close_connection = True
+                return
             self.send_response(answered.status)
             length = {} if answered.drip is not None else {"Content-Length": str(len(answered.body))}
             for name, value in {**answered.headers, **length}.items():
@@ -66,7 +72,8 @@ def serve_http(answer: Callable[[Request], Answer]) -> Iterator[str]:
                 except OSError:
                     return
                 time.sleep(answered.drip)
-            self.wfile.write(answered.body[: answered.sent])
+            with suppress(OSError):  # the caller has not waited for it
+                self.wfile.write(answered.body[: answered.sent])
             self.close_connection = self.close_connection or answered.sent is not None
 
         do_GET = do_POST = do_PUT = handle_any  # noqa: N815
@@ -74,7 +81,7 @@ def serve_http(answer: Callable[[Request], Answer]) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         server.daemon_threads = True
         server.block_on_close = False
         with running(server):
@@ -96,7 +103,7 @@ def running(server: BaseServer) -> Iterator[None]:
 @contextmanager
 def proxy(base_url: str, meddle: Callable[[Request, Callable[[], Answer]], Answer]) -> Iterator[str]:
     """Serve in front of an endpoint; ``meddle`` gets each request and what forwards it. Yield the base URL to call."""
-    with httpx.Client(base_url=base_url.removesuffix("/v2"), timeout=30) as http:
+    with httpx2.Client(base_url=base_url.removesuffix("/v2"), timeout=30) as http:
 
         def answer(request: Request) -> Answer:
             def forward() -> Answer:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import settings
 
@@ -39,15 +39,15 @@ class Caller(testing.Caller):
         job: dict[str, Any] = self.as_worker("GET", "job-take").json()
         return job
 
-    def chunk(self, job_id: str, output: Any) -> httpx.Response:
+    def chunk(self, job_id: str, output: Any) -> httpx2.Response:
         """Post a chunk as the worker would."""
         return self.as_worker("POST", "job-stream", job_id, json.dumps({"output": output}))
 
-    def done(self, job_id: str, body: Any) -> httpx.Response:
+    def done(self, job_id: str, body: Any) -> httpx2.Response:
         """Post a result as the worker would."""
         return self.as_worker("POST", "job-done", job_id, json.dumps(body))
 
-    def as_worker(self, method: str, route: str, job: str = "", content: str = "", **params: Any) -> httpx.Response:
+    def as_worker(self, method: str, route: str, job: str = "", content: str = "", **params: Any) -> httpx2.Response:
         """Call a route of the worker protocol as the endpoint's first worker."""
         worker = self.endpoint.workers.running[0]
         path = "/".join(filter(None, ("", route, worker.id, job)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from aggregating_worker.local import LocalEndpoint, batch
@@ -30,10 +30,10 @@ class Batches:
         assert batch_id.startswith("batch_")
         return batch_id
 
-    def add(self, batch_id: str, *inputs: Any) -> httpx.Response:
+    def add(self, batch_id: str, *inputs: Any) -> httpx2.Response:
         return self.http.post(f"/batch/{batch_id}/requests", json={"requests": [{"input": each} for each in inputs]})
 
-    def finalize(self, batch_id: str) -> httpx.Response:
+    def finalize(self, batch_id: str) -> httpx2.Response:
         return self.http.post(f"/batch/{batch_id}/finalize")
 
     def state(self, batch_id: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Batches:
     def done(self, job: dict[str, Any], body: Any) -> None:
         self._as_worker("POST", "job-done", job["id"], json.dumps(body)).raise_for_status()
 
-    def _as_worker(self, method: str, route: str, job: str = "", content: str = "") -> httpx.Response:
+    def _as_worker(self, method: str, route: str, job: str = "", content: str = "") -> httpx2.Response:
         while not (workers := self.caller.endpoint.batch_workers.running):
             pass
         path = "/".join(filter(None, ("", route, workers[0].id, job)))
@@ -205,5 +205,5 @@ def test_what_is_no_list_of_requests_is_refused(batches: Batches, body: bytes) -
 
 def test_batches_want_the_key_that_was_set() -> None:
     with LocalEndpoint(IDLE, api_key="right") as endpoint:
-        assert httpx.get(f"{endpoint.url}/batch", headers={"Authorization": "wrong"}).status_code == 401
-        assert httpx.get(f"{endpoint.url}/batch", headers={"Authorization": "right"}).json() == []
+        assert httpx2.get(f"{endpoint.url}/batch", headers={"Authorization": "wrong"}).status_code == 401
+        assert httpx2.get(f"{endpoint.url}/batch", headers={"Authorization": "right"}).json() == []

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import boto3
-import httpx
+import httpx2
 import pytest
 from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
@@ -73,7 +73,7 @@ def read(envelope: dict[str, Any]) -> Any:
     """Return an envelope's result, wherever it is."""
     if "result_url" not in envelope:
         return envelope["result"]
-    answer = httpx.get(envelope["result_url"]).raise_for_status()
+    answer = httpx2.get(envelope["result_url"]).raise_for_status()
     assert len(answer.content) == envelope["bytes"]
     assert answer.headers["content-type"] == "application/json"
     return answer.json()
@@ -154,7 +154,7 @@ def test_what_the_bucket_refuses_is_named_without_the_credentials(serve: Serve, 
 def test_a_url_is_for_reading_one_result_and_holds_no_secret(serve: Serve, store: dict[str, str]) -> None:
     """The signature is of GET, this path and these 7 days (AWS Signature Version 4), and holds for nothing else."""
     state = serve("hostile", **store).runsync([{"bytes": 1_000_000}])
-    url = httpx.URL(state["output"][0]["result_url"])
+    url = httpx2.URL(state["output"][0]["result_url"])
     assert url.path == f"/results/{state['id']}/0.json"
     assert url.params["X-Amz-Expires"] == "604800"
     assert SECRET not in str(url.params)
@@ -422,17 +422,17 @@ def test_two_runs_of_a_job_keep_each_others_objects_whatever_the_store_knows(sho
         for index in range(3)
     ]
     urls = [worker.store(key, body, "image/png", "0.png") for key, body, worker in runs]
-    assert [httpx.get(url).content for url in urls] == [body for _, body, _ in runs]
+    assert [httpx2.get(url).content for url in urls] == [body for _, body, _ in runs]
     for url, (key, _, _) in zip(urls, runs, strict=True):
         job, name = key.split("/")
-        assert re.fullmatch(rf"/results/{job}/([0-9a-f]{{8}}/)?{name}", httpx.URL(url).path)
+        assert re.fullmatch(rf"/results/{job}/([0-9a-f]{{8}}/)?{name}", httpx2.URL(url).path)
     if shop.answer == "keeps":
-        assert [httpx.URL(url).path for url in urls[:3]] == [f"/results/job-0/{index}-0.png" for index in range(3)]
+        assert [httpx2.URL(url).path for url in urls[:3]] == [f"/results/job-0/{index}-0.png" for index in range(3)]
 
 
 def test_two_runs_of_a_job_keep_each_others_objects(store: dict[str, str]) -> None:
     urls = [at(store["BUCKET_ENDPOINT_URL"], "results").store("twice/0.json", b'"%d"' % run) for run in range(2)]
-    assert [httpx.get(url).json() for url in urls] == ["0", "1"]
+    assert [httpx2.get(url).json() for url in urls] == ["0", "1"]
     first, second = sorted((key for key in keys(store, "results") if key.startswith("twice/")), key=len)
     assert first == "twice/0.json"
     assert re.fullmatch("twice/[0-9a-f]{8}/0.json", second)
@@ -443,4 +443,4 @@ def test_many_files_at_once(shop: Shop) -> None:
     bodies = [b"%d" % index for index in range(40)]
     with ThreadPoolExecutor(16) as pool:
         urls = [*pool.map(lambda body: bucket.store(f"job/{int(body)}-0.png", body), bodies)]
-    assert [httpx.get(url).content for url in urls] == bodies
+    assert [httpx2.get(url).content for url in urls] == bodies

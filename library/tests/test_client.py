@@ -7,17 +7,19 @@ import os
 import signal
 import subprocess
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
+from rich.text import Text
 
 from aggregating_worker.client import CallFailed, Client, Envelope, JobFailed, http
+from aggregating_worker.client import client as following
+from aggregating_worker.client.command import _note as noted
 from aggregating_worker.client.job import Job
 from aggregating_worker.local import LocalEndpoint
 from tests.calling import (
@@ -199,7 +201,6 @@ def test_a_result_that_the_bucket_does_not_give_is_its_items_failure(storing: st
         "htp:/x",
         "//127.0.0.1/result",
         "http://127.0.0.1:99999999/",
-        "http://xn--/",
         "http://[::1",
     ],
 )
@@ -213,18 +214,21 @@ def test_a_result_is_fetched_from_a_web_address_only_and_otherwise_it_is_a_sente
     assert envelope["failure"]["message"] == said
 
 
-@pytest.mark.parametrize("status", [200, 404])
+@pytest.mark.parametrize("status", [200, 400])
 def test_an_answer_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     monkeypatch.setattr(http, "MAX_ANSWER", 1_000_000)
+    monkeypatch.setattr(http, "GRACE", 10.0)
+    monkeypatch.setattr(http, "WORDS", None)
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
     endless = Answer(status, b"1" * 1_000, drip=0.0)
-    with serve_http(lambda _: endless) as address, pytest.raises(CallFailed, match=r"than 1000000 bytes|answered 404"):
-        call(address, lambda caller: caller.submit({"input": {}}))
+    with serve_http(lambda _: endless) as address, pytest.raises(CallFailed, match=r"than 1000000 bytes|answered 400"):
+        call(address, lambda caller: caller.status("a"))
 
 
 @pytest.mark.parametrize(
     ("location", "reason"),
     [
-        ("/", "answered 302"),
+        ("/", "maximum allowed redirects"),
         ("ftp://127.0.0.1/x", "protocol"),
         (
             "http://127.0.0.1:99999999/",
@@ -233,42 +237,52 @@ def test_an_answer_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch, st
     ],
 )
 def test_a_redirect_is_followed_to_a_web_address_only(location: str, reason: str) -> None:
-    """Its own body, which has no end here, is not read."""
-    endless = Answer(302, b"1" * 1_000, {"Location": location}, drip=0.0)
-    with serve_http(lambda _: endless) as address, pytest.raises(CallFailed, match=reason):
+    moved = Answer(302, headers={"Location": location})
+    with serve_http(lambda _: moved) as address, pytest.raises(CallFailed, match=reason):
         asyncio.run(fetch(address))
 
 
 async def fetch(url: str) -> Any:
-    bucket = http.Http(httpx.AsyncClient(), redirects=2)
+    bucket = http.Http(httpx2.AsyncClient(follow_redirects=True, max_redirects=2))
     try:
         return await bucket.json("GET", url)
     finally:
         await bucket.close()
 
 
-@pytest.mark.parametrize("status", [200, 404])
-def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "sentence"), [(200, "No usable answer from 127.0.0.1: it took too long."), (400, "answered 400: Bad")]
+)
+def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch, status: int, sentence: str) -> None:
     monkeypatch.setattr(http, "GRACE", 0.2)
+    monkeypatch.setattr(http, "WORDS", 0.1)
     monkeypatch.setattr(http, "ATTEMPTS", 2)
     dripping = Answer(status, b"1", drip=0.01)
-    with (
-        serve_http(lambda _: dripping) as address,
-        pytest.raises(CallFailed, match=r"^No usable answer from 127\.0\.0\.1: it took too long\.$"),
-    ):
-        call(address, lambda caller: caller.submit({"input": {}}))
+    with serve_http(lambda _: dripping) as address, pytest.raises(CallFailed, match=sentence):
+        call(address, lambda caller: caller.status("a"))
 
 
-def test_a_compressed_answer_is_read_unless_nobody_asked_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "ATTEMPTS", 1)
-    body = b'{"id": "a", "status": "IN_QUEUE"}'
-    kinds = {"gzip": gzip.compress(body), "deflate": zlib.compress(body)}
-    with serve_http(
-        lambda asked: Answer(200, kinds[asked.path.split("/")[1]], {"Content-Encoding": asked.path.split("/")[1]})
-    ) as address:
-        assert call(f"{address}/gzip", lambda caller: caller.submit({"input": {}})) == "a"
-        with pytest.raises(CallFailed, match="it is compressed in a way that was not asked for"):
-            call(f"{address}/deflate", lambda caller: caller.submit({"input": {}}))
+def test_a_long_answer_has_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "GRACE", 0.2)
+    monkeypatch.setattr(http, "SLOWEST", 1_000)
+    monkeypatch.setattr(http, "MAX_ANSWER", 50_000)
+    slow = Answer(200, b"1" * 1_000, drip=0.01)
+    with serve_http(lambda _: slow) as address, pytest.raises(CallFailed, match="more than 50000 bytes"):
+        call(address, lambda caller: caller.status("a"))
+
+
+def test_a_compressed_answer_is_read_and_has_the_same_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_ANSWER", 1_000_000)
+    body = gzip.compress(b'{"id": "a", "status": "IN_QUEUE"}')
+    bomb = gzip.compress(bytes(200_000_000), 1)
+
+    def answer(request: Request) -> Answer:
+        return Answer(200, bomb if "bomb" in request.path else body, {"Content-Encoding": "gzip"})
+
+    with serve_http(answer) as address:
+        assert call(address, lambda caller: caller.status("a"))["id"] == "a"
+        with pytest.raises(CallFailed, match="more than 1000000 bytes"):
+            call(address, lambda caller: caller.status("bomb"))
 
 
 def test_the_key_does_not_follow_a_redirect_to_another_host() -> None:
@@ -309,6 +323,11 @@ def test_the_key_does_not_follow_a_redirect_to_another_host() -> None:
         ),
         (Answer(200, b'{"id": "a", "status": "CANCELLED"}'), "Job a CANCELLED: the platform gave no reason"),
         (Answer(502, b"<html>\x1b[31m"), "answered 502: Bad Gateway"),
+        (Answer(200, b'{"id": "a", "status": "FAILED", "error": "%s"}' % (b"x" * 3_000_000)), "FAILED: x{500}\\.$"),
+        (
+            Answer(200, b'{"id": "a", "status": "FAILED", "error": ["%s"]}' % (b"x" * 3_000_000)),
+            r'FAILED: \["x{498}\.$',
+        ),
         (
             Answer(401, json.dumps({"error": f"{KEY} is\nunknown"}).encode()),
             "answered 401: … is unknown. Check RUNPOD_API_KEY",
@@ -316,7 +335,7 @@ def test_the_key_does_not_follow_a_redirect_to_another_host() -> None:
         (Answer(404, b'{"title": "no such endpoint"}'), "answered 404: no such endpoint. Check the endpoint's id"),
         (Answer(400, b'{"error": "%s"}' % (b"x" * 9_999)), "answered 400: x{500}\\.$"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_whatever_an_endpoint_answers_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, answer: Answer, sentence: str
@@ -453,6 +472,24 @@ def test_a_stream_that_repeats_itself_still_ends() -> None:
         assert call(address, lambda caller: caller.run({"input": {}})) == output
 
 
+def test_a_status_that_does_not_come_is_not_waited_for_when_every_envelope_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if the platform had refused the job's final body for good."""
+    monkeypatch.setattr(following, "SETTLED", 0.3)
+    chunks = [{"output": each} for each in envelopes_of([1, 2])]
+    asked: list[str] = []
+
+    def answer(request: Request) -> Answer:
+        asked.append(request.path)
+        new = [chunks.pop()] if chunks and "/stream/" in request.path else []
+        return Answer(200, json.dumps({"id": "a", "status": "IN_PROGRESS", "stream": new}).encode())
+
+    with serve_http(answer) as address:
+        assert call(address, lambda caller: caller.run({"input": {"items": [1, 2]}})) == envelopes_of([1, 2])
+    assert not [path for path in asked if "cancel" in path]
+
+
 def test_runsync_goes_on_waiting_when_its_time_has_passed(echo: Caller) -> None:
     def meddle(request: Request, forward: Callable[[], Answer]) -> Answer:
         answer = forward()
@@ -525,6 +562,26 @@ def test_on_a_terminal_progress_is_in_items_and_on_standard_error(echo: Caller) 
     assert lines(results) == envelopes_of(list(range(7)))
     with os.fdopen(terminal, "rb", buffering=0) as shown:
         assert b"7/7" in shown.read(100_000)
+
+
+def test_on_a_terminal_the_bar_shows_what_the_latest_item_says_of_its_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(following, "LOOKED", 0.0)
+    seen: list[Any] = []
+    progress = [{"index": 0, "value": 1}, {"index": 3, "value": ["[/red]", "x" * 99]}]
+    running = json.dumps({"id": "a", "status": "IN_PROGRESS", "output": {"progress": progress}}).encode()
+    done = json.dumps({"id": "a", "status": "COMPLETED", "output": envelopes_of([1])}).encode()
+
+    async def follow(caller: Client) -> list[Envelope]:
+        return [each async for each in caller.stream({"input": {"items": [1]}}, progress=seen.append)]
+
+    with serve_http(lambda _: Answer(200, done if seen else running)) as address:
+        assert call(address, follow) == envelopes_of([1])
+    assert seen[0] == progress
+    note = noted(progress)
+    assert Text.from_markup(note).plain == f'(item 3: ["[/red]", "{"x" * 28})'
+    assert noted([]) == noted([3]) == ""
 
 
 def test_a_reader_that_leaves_ends_it_quietly(echo: Caller) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import MakeWorker, off_runpod
 
-LEFT_OUT = {"boto3", "botocore", "fastapi", "httpx", "hypothesis", "numpy", "pytest", "uvicorn"}
+LEFT_OUT = {"boto3", "botocore", "fastapi", "httpx", "httpx2", "hypothesis", "numpy", "pytest", "uvicorn"}
 LOOK = """
 import json, runpy, sys
 started = []

@@ -15,7 +15,7 @@ before_sdk context failed refusal sentence
 """.split()
 """From the top to the bottom: a room imports only from those below."""
 OTHER_SIDE = {"testing", "local", "client", "deploy"}
-EXTRAS = {"httpx", "pytest", "rich", "stamina", "starlette", "uvicorn", "watchfiles"}
+EXTRAS = {"httpx2", "pytest", "rich", "stamina", "starlette", "uvicorn", "watchfiles"}
 FACE = {"__init__", "__main__"}
 """Files that are no room."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx
+import httpx2
 import pytest
 import runpod
 
@@ -121,7 +121,7 @@ def test_the_sdks_asyncio_client_works_unchanged(echo: Caller, monkeypatch: pyte
 @pytest.mark.parametrize("key", [None, "", "Bearer", "Basic dXNlcg=="])
 def test_a_request_without_a_key_is_refused(quiet: Caller, key: str | None) -> None:
     headers = {} if key is None else {"Authorization": key}
-    answer = httpx.get(f"{quiet.endpoint.url}/health", headers=headers)
+    answer = httpx2.get(f"{quiet.endpoint.url}/health", headers=headers)
     assert answer.status_code == 401
     assert "Authorization" in answer.json()["error"]
 
@@ -130,7 +130,7 @@ def test_only_the_key_that_was_set_is_let_in() -> None:
     with LocalEndpoint(IDLE, api_key="right") as endpoint:
         for key, status in (("right", 200), ("wrong", 401), ("rightly", 401)):
             for written in (key, f"Bearer {key}", f"bearer {key}"):  # the platform's documentation shows both
-                answer = httpx.get(f"{endpoint.url}/health", headers={"Authorization": written})
+                answer = httpx2.get(f"{endpoint.url}/health", headers={"Authorization": written})
                 assert answer.status_code == status
 
 
@@ -214,7 +214,7 @@ def test_a_result_nested_as_deep_as_may_be_comes_back(quiet: Caller, depth: int)
     assert quiet.as_worker("POST", "job-done", job_id, f'{{"output": {deep}}}').status_code == 200
     assert deep in quiet.get(f"/status/{job_id}").text
     assert deep in quiet.get(f"/stream/{job_id}").text
-    with httpx.stream("GET", f"{quiet.endpoint.page_url}feed", headers={"Authorization": "any"}) as feed:
+    with httpx2.stream("GET", f"{quiet.endpoint.page_url}feed", headers={"Authorization": "any"}) as feed:
         assert any(job_id in line for line in feed.iter_lines())
 
 
@@ -423,7 +423,7 @@ def test_any_worker_runs_under_the_command(tmp_path: Path) -> None:
         curl = f"curl() {{ printf '%s\\n' \"$@\"; }}; {call}"
         _, header, url, *_ = subprocess.check_output(["sh", "-c", curl], env=environment, text=True).splitlines()
         name, _, key = header.partition(": ")
-        answer = httpx.post(url, json={"input": {"items": [1, 2]}}, headers={name: key}, timeout=30)
+        answer = httpx2.post(url, json={"input": {"items": [1, 2]}}, headers={name: key}, timeout=30)
         served.send_signal(signal.SIGTERM)
         printed = call + served.stdout.read()
     assert answer.json()["output"] == [1, 2]
@@ -443,8 +443,8 @@ def test_a_caller_who_waits_is_answered_when_the_endpoint_stops() -> None:
         assert served.stderr is not None
         url = served.stdout.readline().split()[1]
         headers = {"Authorization": "Bearer any"}
-        waiting = pool.submit(httpx.post, f"{url}/runsync", json={"input": {}}, headers=headers, timeout=30)
-        while httpx.get(f"{url}/health", headers=headers).json()["jobs"]["inQueue"] == 0:
+        waiting = pool.submit(httpx2.post, f"{url}/runsync", json={"input": {}}, headers=headers, timeout=30)
+        while httpx2.get(f"{url}/health", headers=headers).json()["jobs"]["inQueue"] == 0:
             assert not waiting.done()
         served.send_signal(signal.SIGINT)
         assert waiting.result().json()["status"] == "IN_QUEUE"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from aggregating_worker.intake.mode import find_mode
@@ -244,7 +244,7 @@ def test_a_task_that_cannot_be_imported_is_a_sentence(
 
 
 @contextmanager
-def serving(folder: Path, free_port: int, *arguments: str, **env: str) -> Iterator[httpx.Client]:
+def serving(folder: Path, free_port: int, *arguments: str, **env: str) -> Iterator[httpx2.Client]:
     """Run one of the SDK's own servers in ``folder``."""
     with (
         subprocess.Popen(
@@ -255,7 +255,7 @@ def serving(folder: Path, free_port: int, *arguments: str, **env: str) -> Iterat
             stderr=subprocess.STDOUT,
             text=True,
         ) as server,
-        httpx.Client(base_url=f"http://127.0.0.1:{free_port}", timeout=30) as client,
+        httpx2.Client(base_url=f"http://127.0.0.1:{free_port}", timeout=30) as client,
     ):
         assert server.stdout is not None
         try:

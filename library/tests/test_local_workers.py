@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from aggregating_worker.local import LocalEndpoint, stops
@@ -187,7 +187,7 @@ def test_a_result_on_its_way_while_its_job_is_cancelled_comes_too_late(alone: Ca
     answers: list[int] = []
 
     def post() -> None:
-        answers.append(httpx.post(url, content=body(), headers={"Authorization": worker.secret}).status_code)
+        answers.append(httpx2.post(url, content=body(), headers={"Authorization": worker.secret}).status_code)
 
     posting = threading.Thread(target=post)
     posting.start()
@@ -236,7 +236,7 @@ def test_a_secret_ends_with_its_worker(alone: Caller) -> None:
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.exited.result(20)
     url = f"{alone.endpoint.url}/ping/{worker.id}"
-    assert httpx.get(url, headers={"Authorization": worker.secret}).status_code == 401
+    assert httpx2.get(url, headers={"Authorization": worker.secret}).status_code == 401
 
 
 def test_a_worker_on_a_machine_with_a_key_of_runpods_own_is_let_in(

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,7 +61,7 @@ class Page:
 @contextlib.contextmanager
 def open_page(endpoint: LocalEndpoint) -> Iterator[Page]:
     headers = {"Authorization": "Bearer any"}
-    with httpx.stream("GET", f"{endpoint.page_url}feed", headers=headers, timeout=60) as answer:
+    with httpx2.stream("GET", f"{endpoint.page_url}feed", headers=headers, timeout=60) as answer:
         lines = answer.raise_for_status().iter_lines()
         yield Page(itertools.chain([next(lines)], lines))  # from the first line on, it is told everything
 
@@ -74,7 +74,7 @@ def begun(caller: Caller) -> str:
 
 @pytest.mark.parametrize(("path", "media_type"), PARTS.items())
 def test_the_page_brings_everything_and_lets_nothing_in(quiet: Caller, path: str, media_type: str) -> None:
-    answer = httpx.get(quiet.endpoint.page_url.removesuffix("/") + path)
+    answer = httpx2.get(quiet.endpoint.page_url.removesuffix("/") + path)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith(media_type)
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
@@ -138,19 +138,19 @@ def test_a_page_of_this_machine_may_call(quiet: Caller, origin: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8000", "[::1]:9"])
 def test_the_page_has_the_names_of_this_machine(quiet: Caller, host: str) -> None:
-    assert httpx.get(quiet.endpoint.page_url, headers={"Host": host}).status_code == 200
+    assert httpx2.get(quiet.endpoint.page_url, headers={"Host": host}).status_code == 200
 
 
 def test_what_the_page_fetches_takes_the_key_that_was_set() -> None:
     with LocalEndpoint(IDLE, api_key="secret") as endpoint:
-        page = httpx.get(endpoint.page_url)
+        page = httpx2.get(endpoint.page_url)
         assert page.status_code == 200
         assert "secret" not in page.text
         for path in FETCHED:
             url = endpoint.page_url.removesuffix("/") + path
-            assert httpx.get(url).status_code == 401
-            assert httpx.get(url, headers={"Authorization": "Bearer page"}).status_code == 401
-            with httpx.stream("GET", url, headers={"Authorization": "Bearer secret"}) as answer:
+            assert httpx2.get(url).status_code == 401
+            assert httpx2.get(url, headers={"Authorization": "Bearer page"}).status_code == 401
+            with httpx2.stream("GET", url, headers={"Authorization": "Bearer secret"}) as answer:
                 assert answer.status_code == 200
 
 
@@ -201,7 +201,7 @@ def test_a_task_may_print_start_threads_and_read_its_settings(tmp_path: Path) ->
 
 
 def test_another_command_has_no_form(quiet: Caller) -> None:
-    found = httpx.get(f"{quiet.endpoint.page_url}form", headers={"Authorization": "Bearer any"}).json()
+    found = httpx2.get(f"{quiet.endpoint.page_url}form", headers={"Authorization": "Bearer any"}).json()
     assert found.keys() == {"why", "example"}
 
 
@@ -336,7 +336,7 @@ def test_stopping_with_an_open_page_is_quiet() -> None:
     ) as served:
         assert served.stdout is not None
         page = next(line for line in served.stdout if line.startswith("Page")).split()[1]
-        with httpx.stream("GET", f"{page}feed", headers={"Authorization": "Bearer any"}, timeout=60) as answer:
+        with httpx2.stream("GET", f"{page}feed", headers={"Authorization": "Bearer any"}, timeout=60) as answer:
             lines = answer.iter_lines()
             next(lines)
             served.send_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import httpx
+import httpx2
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -43,7 +43,7 @@ def store() -> Iterator[dict[str, str]]:
 @contextmanager
 def failing(store: dict[str, str], refused: str) -> Iterator[dict[str, str]]:
     """Serve ``store``, but refuse the file named ``refused``; yield the worker's settings."""
-    with httpx.Client(base_url=store["BUCKET_ENDPOINT_URL"], timeout=30) as http:
+    with httpx2.Client(base_url=store["BUCKET_ENDPOINT_URL"], timeout=30) as http:
 
         def answer(request: Request) -> Answer:
             if request.method == "PUT" and request.path.endswith(refused):
@@ -60,7 +60,7 @@ def read(file: dict[str, Any]) -> bytes:
     """Return what is in a file, wherever it is."""
     if "data" in file:
         return base64.b64decode(file["data"])
-    return httpx.get(file["url"]).raise_for_status().content
+    return httpx2.get(file["url"]).raise_for_status().content
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -75,8 +75,8 @@ def test_12_pictures_of_3_mb_are_references_to_the_same_pictures(
     assert [envelope["index"] for envelope in streamed] == [*range(12)]
     for index, file in enumerate(envelope["result"] for envelope in streamed):
         assert (file["content_type"], file["bytes"]) == ("image/png", SIZE)
-        assert httpx.URL(file["url"]).path == f"/localhost/{job_id}/{index}-0.png"
-        answer = httpx.get(file["url"]).raise_for_status()
+        assert httpx2.URL(file["url"]).path == f"/localhost/{job_id}/{index}-0.png"
+        answer = httpx2.get(file["url"]).raise_for_status()
         assert answer.content == picture(index, SIZE)
         assert answer.headers["content-type"] == "image/png"
         assert answer.headers["content-disposition"] == f'inline; filename="{index}-0.png"'
@@ -141,6 +141,6 @@ def test_a_files_name_is_the_same_in_the_bucket_for_a_browser_and_on_the_callers
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{index}-0.png" for index in range(5)]
     output = caller.runsync([{"picture": name} for name in names])["output"]
     for index, file in enumerate(envelope["result"] for envelope in output):
-        assert httpx.URL(file["url"]).path.rpartition("/")[2] == f"{index}-0.png"
-        answer = httpx.get(file["url"])
+        assert httpx2.URL(file["url"]).path.rpartition("/")[2] == f"{index}-0.png"
+        answer = httpx2.get(file["url"])
         assert answer.headers["content-disposition"] == f'inline; filename="{index}-0.png"'

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import httpx
+import httpx2
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -270,7 +270,7 @@ class TestWhisper:
         caller = serve_port("whisper", MAX_OUTPUT_BYTES="1500", **bucket)
         state = answer(caller, {"audio_base64": in_base64(("so\n" * 100).encode())})
         assert state["output"].keys() == {"result_url", "bytes"}
-        content = httpx.get(state["output"]["result_url"]).content
+        content = httpx2.get(state["output"]["result_url"]).content
         assert len(content) == state["output"]["bytes"]
         assert json.loads(content)["transcription"] == " ".join(["so"] * 100)
 
@@ -399,7 +399,7 @@ class TestComfyUI:
         url = picture.pop("data")
         assert picture == {"filename": "ComfyUI_00001_.png", "type": "s3_url"}
         assert url.startswith(f"{bucket['BUCKET_ENDPOINT_URL']}/{month}/{state['id']}/")
-        assert httpx.get(url).content == PNG + bytes(9)
+        assert httpx2.get(url).content == PNG + bytes(9)
 
     def test_refresh_worker_ends_the_worker_after_the_job_and_is_not_in_the_answer(self, serve_port: Serve) -> None:
         """The SDK takes it out of what a handler returns."""

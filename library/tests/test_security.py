@@ -5,7 +5,7 @@ import re
 import secrets
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from hypothesis import given, settings
@@ -71,7 +71,7 @@ def logged(caller: Caller) -> list[dict[str, Any]]:
 
 def test_no_field_of_a_job_reaches_the_environment_or_another_job(caller: Caller, others: list[str]) -> None:
     """Whatever a job says is only text to the worker: it comes back as it was, or the job is refused."""
-    port = str(httpx.URL(caller.endpoint.url).port)
+    port = str(httpx2.URL(caller.endpoint.url).port)
 
     @settings(max_examples=50, deadline=None)
     @given(requests, st.sampled_from(others))
@@ -106,7 +106,7 @@ def test_a_worker_listens_on_no_port_and_the_local_endpoint_on_this_machine_only
     [worker] = caller.endpoint.workers.running
     process = psutil.Process(worker.process.pid)
     assert not [address for each in [process, *process.children(recursive=True)] for address in listening(each)]
-    port = httpx.URL(caller.endpoint.url).port
+    port = httpx2.URL(caller.endpoint.url).port
     assert [address.ip for address in listening(psutil.Process()) if address.port == port] == ["127.0.0.1"]
 
 

@@ -7,12 +7,12 @@ import logging
 import os
 from typing import Any
 
-import httpx
+import httpx2
 import stamina
 from pydantic import BaseModel, ConfigDict
 from runpod import RunPodLogger
 
-_client: httpx.AsyncClient
+_client: httpx2.AsyncClient
 
 
 class Input(BaseModel):
@@ -30,23 +30,23 @@ class Input(BaseModel):
 def load() -> None:
     """Make the one client of the worker's life: it keeps its connections open from item to item."""
     global _client
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # the SDK shows INFO, which here is a line per request
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # the SDK shows INFO, which here is a line per request
     url = os.environ.get("UPSTREAM_URL")
     if not url:
         RunPodLogger().warn("UPSTREAM_URL is not set: the sample in task.py answers instead of a service.")
-    _client = httpx.AsyncClient(
+    _client = httpx2.AsyncClient(
         base_url=url or "http://sample",
         timeout=float(os.environ.get("UPSTREAM_TIMEOUT", "30")),
-        limits=httpx.Limits(max_connections=None),  # ITEM_CONCURRENCY is the limit
-        transport=None if url else httpx.MockTransport(sample),
+        limits=httpx2.Limits(max_connections=None),  # ITEM_CONCURRENCY is the limit
+        transport=None if url else httpx2.MockTransport(sample),
     )
 
 
 def worth_retrying(error: Exception) -> bool:
     """Whether the service may do better next time: it could not be reached, hung up, was busy or broken."""
-    if isinstance(error, httpx.HTTPStatusError):
+    if isinstance(error, httpx2.HTTPStatusError):
         return error.response.status_code == 429 or error.response.status_code >= 500
-    return isinstance(error, httpx.TransportError)
+    return isinstance(error, httpx2.TransportError)
 
 
 @stamina.retry(on=worth_retrying, attempts=4, timeout=60)
@@ -56,7 +56,7 @@ async def process(item: str, job: Input) -> Any:
     return response.raise_for_status().json()
 
 
-def sample(request: httpx.Request) -> httpx.Response:
+def sample(request: httpx2.Request) -> httpx2.Response:
     """Stand in for the service: count the words."""
-    text = httpx.Response(200, content=request.content).json()["text"]
-    return httpx.Response(200, json={"text": text, "words": len(text.split())})
+    text = httpx2.Response(200, content=request.content).json()["text"]
+    return httpx2.Response(200, json={"text": text, "words": len(text.split())})

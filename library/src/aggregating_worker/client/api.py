@@ -1,7 +1,7 @@
 """The job API of one endpoint: its address, the key and the pace of calls.
 
-A call whose connection broke is made again, ``POST /run`` too. The first call may have queued a job all the same, which
-then runs for nobody: that wastes some work, but giving up would lose results.
+Each call is made again while its error may pass, but for one: a job is sent again only where the platform surely did
+not take it, since each that it takes is paid for.
 """
 
 import asyncio
@@ -9,9 +9,10 @@ import os
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
-from aggregating_worker.client.http import CallFailed, Http, web_address
+from aggregating_worker.client.http import CallFailed, Http, JobUnknown, web_address
+from aggregating_worker.client.job import checked
 from aggregating_worker.sentence import KEYS
 
 BASE_URL = "https://api.runpod.ai/v2"
@@ -46,23 +47,50 @@ class Api:
         self.endpoint_id = endpoint_id
         self._host = address.host
         self._url = f"{base_url.rstrip('/')}/{quote(endpoint_id, safe='')}"
-        http = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-            event_hooks={"request": [self._turn], "response": [self._hold]},
-        )
-        self._http = Http(http, secret=key, hints=HINTS)
+        trust = httpx2.create_ssl_context()  # one for both: it takes as long to make as a client
+
+        def connections(kept: int | None) -> Http:
+            http = httpx2.AsyncClient(
+                headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+                event_hooks={"response": [self._hold]},
+                limits=httpx2.Limits(max_keepalive_connections=kept),
+                verify=trust,
+            )
+            return Http(http, secret=key, hints=HINTS, turn=self._turn)
+
+        self._http = connections(kept=20)
+        # A connection that has been closed at the other end looks just like an answer that was lost.
+        self._fresh = connections(kept=0)
         self._next = 0.0
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.close()
+        await self._fresh.close()
 
-    async def call(self, method: str, path: str, body: bytes = b"", held: float = 0) -> dict[str, Any]:
-        """Return the JSON object that the endpoint answers; it may hold its answer back for ``held`` seconds.
+    async def submit(self, operation: str, job: bytes, held: float = 0) -> dict[str, Any]:
+        """Send a job to ``run`` or ``runsync``, on a new connection, and return the state in the answer.
 
-        Raises ``CallFailed``.
+        Raises ``JobUnknown`` if the platform may have taken the job, but its answer does not say so, and ``CallFailed``
+        if it has not taken it.
         """
-        answer = await self._http.json(method, self._url + path, body, held)
+        try:
+            return checked(
+                self._object(await self._fresh.json("POST", f"{self._url}/{operation}", job, held, once=True))
+            )
+        except CallFailed as error:
+            if error.untaken:
+                raise
+            unknown = f"{error} The job may be queued all the same, and is not sent again: it would be paid for twice."
+            if operation == "runsync" and error.status in (504, 524):
+                unknown += " For a job that takes so long, use run: it is answered at once."
+            raise JobUnknown(unknown, error.status) from None
+
+    async def call(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
+        """Return the JSON object that the endpoint answers. Raises ``CallFailed``."""
+        return self._object(await self._http.json(method, self._url + path, body))
+
+    def _object(self, answer: Any) -> dict[str, Any]:
         if not isinstance(answer, dict):
             raise CallFailed(f"{self._host} did not answer with a JSON object: is RUNPOD_ENDPOINT_BASE_URL right?")
         return answer
@@ -71,12 +99,12 @@ class Api:
         """Make a call of whose answer only the status matters. Raises ``CallFailed``."""
         await self._http.tell(method, self._url + path, body)
 
-    async def _turn(self, _: httpx.Request) -> None:
+    async def _turn(self) -> None:
         now = asyncio.get_running_loop().time()
         self._next = max(now, self._next + GAP)
         await asyncio.sleep(self._next - now)
 
-    async def _hold(self, response: httpx.Response) -> None:
+    async def _hold(self, response: httpx2.Response) -> None:
         """Delay all calls by an error's ``Retry-After`` in seconds; for a date, the retries' own pauses have to do."""
         seconds = response.headers.get("retry-after", "")
         if seconds.isascii() and seconds.isdecimal() and response.is_error:

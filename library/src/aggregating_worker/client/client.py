@@ -1,13 +1,14 @@
 """The client: submits a job, follows it, and returns each of its envelopes once."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from aggregating_worker.client.api import Api
 from aggregating_worker.client.batch import Batches
@@ -25,6 +26,9 @@ from aggregating_worker.client.job import (
     output,
     streamed,
 )
+from aggregating_worker.client.waiting import Wait, Waiting
+
+LOG = logging.getLogger(__name__)
 
 RUNSYNC_WAIT = 90.0
 """Seconds for which ``/runsync`` may hold its answer back (Runpod docs, serverless/endpoints/operation-reference)."""
@@ -34,9 +38,15 @@ FETCHES = 8
 """Results fetched from a bucket at once, for one job."""
 PATIENCE = 5.0
 """Seconds spent on cancelling a job that is no longer waited for."""
+LOOKED = 2.0
+"""Seconds between two looks at what items say of their progress."""
+SETTLED = 5.0
+"""Seconds for which the end of a job is waited for that has nothing left to bring."""
 
 Then = Callable[[Envelope], Awaitable[Envelope]]
 """Called with each envelope as it arrives, with several at once; what it returns is passed on."""
+Progress = Callable[[list[Any]], object]
+"""Called with what running items say of their progress, ``{"index": 3, "value": …}`` each, now and then."""
 
 
 class Client:
@@ -48,17 +58,27 @@ class Client:
 
     The endpoint's id, the key and the address default to ``RUNPOD_ENDPOINT_ID``, ``RUNPOD_API_KEY`` and
     ``RUNPOD_ENDPOINT_BASE_URL``. Every error is a ``CallFailed``; a job that ends without results raises its subclass
-    ``JobFailed``. An item's own failure is in its envelope. A result that is stored in a bucket is fetched, so that an
-    envelope has either a ``result`` or a ``failure``. If nobody waits for a job any more, because a task was cancelled
-    or a stream closed before its end, the job is cancelled.
+    ``JobFailed``, and one that may be queued, although no answer says so, ``JobUnknown``. An item's own failure is in
+    its envelope. A result that is stored in a bucket is fetched, so that an envelope has either a ``result`` or a
+    ``failure``. If nobody waits for a job any more, because a task was cancelled or a stream closed before its end, the
+    job is cancelled.
+
+    ``told`` gets sentences for a person while jobs go on, such as why one is still queued; by default the log does.
     """
 
     def __init__(
-        self, endpoint_id: str | None = None, *, api_key: str | None = None, base_url: str | None = None
+        self,
+        endpoint_id: str | None = None,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        told: Callable[[str], object] = LOG.warning,
     ) -> None:
         self._api = Api(endpoint_id, api_key, base_url)
         # No key is sent: a bucket must not see it, and a stored result's URL carries its own permission.
-        self._bucket = Http(httpx.AsyncClient(), redirects=5)
+        self._bucket = Http(httpx2.AsyncClient(follow_redirects=True, max_redirects=5))
+        self._told = told
+        self._waiting = Waiting(lambda: self._api.call("GET", "/health"), told)
         self.batches = Batches(self._api)
         self.endpoint_id = self._api.endpoint_id
 
@@ -75,7 +95,7 @@ class Client:
 
     async def runsync(self, job: Job, *, then: Then | None = None) -> list[Envelope]:
         """Like ``run``, but with ``/runsync``: one call, if the job takes at most 90 s."""
-        state = checked(await self._api.call("POST", "/runsync", encode(job), held=RUNSYNC_WAIT))
+        state = await self._waiting.during(self._api.submit("runsync", encode(job), RUNSYNC_WAIT))
         items, first = item_count(job), first_index(job)
         if state["status"] in FINAL:
             return [envelope async for envelope in self.fetched(output(state, items, first), then)]
@@ -83,31 +103,53 @@ class Client:
 
     @overload
     def stream(
-        self, job: Job, *, parts: Literal[False] = False, then: Then | None = None
+        self, job: Job, *, parts: Literal[False] = False, then: Then | None = None, progress: Progress | None = None
     ) -> AsyncGenerator[Envelope, None]: ...
 
     @overload
-    def stream(self, job: Job, *, parts: bool, then: Then | None = None) -> AsyncGenerator[Any, None]: ...
+    def stream(
+        self, job: Job, *, parts: bool, then: Then | None = None, progress: Progress | None = None
+    ) -> AsyncGenerator[Any, None]: ...
 
     async def stream(
-        self, job: Job, *, parts: bool = False, then: Then | None = None
+        self, job: Job, *, parts: bool = False, then: Then | None = None, progress: Progress | None = None
     ) -> AsyncGenerator[Envelope | Parts, None]:
         """Run ``job`` and yield its envelopes in order, each as soon as it is ready.
 
         With ``parts``, also yield what items yield while they run: an item's parts come in order and before its
         envelope, which has all of them again. If the worker dies, the item and its parts start again. What a worker
         streams that answers in an older form is yielded, too, as it came; at its end such a job is ``AnotherWorker``,
-        whose ``output`` is the answer.
+        whose ``output`` is the answer. With ``progress``, ``/status`` is asked, too.
         """
-        arriving = self._arriving(await self.submit(job), item_count(job), first_index(job), then)
-        async with aclosing(arriving):
-            async for each in arriving:
-                if parts or is_envelope(each):
-                    yield each
+        job_id = await self.submit(job)
+        arriving = self._arriving(job_id, item_count(job), first_index(job), then)
+        looking = asyncio.create_task(self._look(job_id, progress)) if progress else None
+        try:
+            async with aclosing(arriving):
+                async for each in arriving:
+                    if parts or is_envelope(each):
+                        yield each
+        finally:
+            if looking:
+                looking.cancel()
 
     async def submit(self, job: Job | bytes) -> str:
-        """Queue ``job``, or the body of one, and return its id. Its results are kept for 30 minutes after its end."""
-        return str(checked(await self._api.call("POST", "/run", job if isinstance(job, bytes) else encode(job)))["id"])
+        """Queue ``job``, or the body of one, and return its id. Its results are kept for 30 minutes after its end.
+
+        Raises ``JobUnknown`` if it may be queued, but no answer says so: it is paid for once only if nobody sends it
+        again. Any other ``CallFailed`` means that it is not queued. If this is cancelled, so is the job.
+        """
+        body = job if isinstance(job, bytes) else encode(job)
+        sending = asyncio.create_task(self._api.submit("run", body))
+        try:
+            return str((await asyncio.shield(sending))["id"])
+        except asyncio.CancelledError:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self.cancel((await sending)["id"])
+            except (CallFailed, TimeoutError):
+                self._told("A job that was being sent may be queued, and could not be cancelled.")
+            raise
 
     async def status(self, job_id: str) -> dict[str, Any]:
         """Return the answer of ``/status``: ``status``, and at the end ``output`` or ``error``."""
@@ -149,10 +191,16 @@ class Client:
         starts again and streams everything again: what belongs to items whose envelopes are known is skipped.
         """
         given, early, status, pause = first, dict[int, Envelope](), "", 0.0
+        wait, complete, deadline = Wait(self._waiting), False, None
         try:
             while True:
-                state = await self._ask("GET", "stream", job_id)
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        state = await self._ask("GET", "stream", job_id)
+                except TimeoutError:  # its worker could not deliver the end, but all that it brings is here
+                    break
                 status, news = state["status"], False
+                await wait.see(status)
                 for each in streamed(state):
                     if not (is_envelope(each) or is_parts(each)):
                         yield each
@@ -173,20 +221,33 @@ class Client:
                     given += 1
                 async for envelope in self.fetched(ready, then):
                     yield envelope
-                complete = items is not None and given == first + items
+                complete = bool(items) and given == first + (items or 0)
                 if status in FINAL and (not ready or complete):
                     break
+                if complete and deadline is None:
+                    deadline = asyncio.get_running_loop().time() + SETTLED
                 pause = 0.0 if news else min(2 * pause + 0.1, LONGEST_PAUSE)
                 await asyncio.sleep(pause)
-            if status != "COMPLETED" or not complete:
+            if not complete or (status in FINAL and status != "COMPLETED"):
                 rest = output(await self._ended(job_id), items, first)[given - first :]
                 async for envelope in self.fetched(rest, then):
                     yield envelope
+        except CallFailed as error:
+            wait.blame(error)
+            raise
         finally:
-            if status not in FINAL:
+            if status not in FINAL and not complete:
                 with suppress(CallFailed, TimeoutError):
                     async with asyncio.timeout(PATIENCE):
                         await self.cancel(job_id)
+
+    async def _look(self, job_id: str, progress: Progress) -> None:
+        while True:
+            await asyncio.sleep(LOOKED)
+            with suppress(CallFailed):
+                match await self.status(job_id):
+                    case {"status": "IN_PROGRESS", "output": {"progress": list(said)}}:
+                        progress(said)
 
     async def _ended(self, job_id: str) -> dict[str, Any]:
         """Return the final state of a job whose stream has ended; ``/status`` may show it a moment later."""

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import stamina.instrumentation
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -33,11 +34,17 @@ from aggregating_worker.client.http import CallFailed
 from aggregating_worker.client.job import AnotherWorker, Job, item_count
 from aggregating_worker.client.journal import BegunOtherwise
 from aggregating_worker.client.map import cancel_batches, map_file
-from aggregating_worker.sentence import counted, printable
+from aggregating_worker.sentence import counted, one_line, printable
 
 SUCCESS, SOME_FAILED, CALL_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 EXPLAINED = 10
 """Failed lines of a list whose failures are printed."""
+
+SCREEN = Console(stderr=True)
+"""Where the progress bar is, and above it what is told meanwhile."""
+
+NOTE = 40
+"""Characters of an item's progress that the bar shows."""
 
 Show = Callable[[int, int | None, str], None]
 
@@ -69,7 +76,7 @@ def main(argv: list[str]) -> None:
 def _left_behind(arguments: argparse.Namespace) -> str:
     """Say what an interrupt has done to the jobs, and how to continue."""
     if arguments.command != "map":
-        return "The job was cancelled."
+        return "The job may go on." if arguments.command == "runsync" else "The job was cancelled."
     if arguments.batch:
         return "The batches keep running. Run the same command to get their results, or with --cancel to cancel them."
     return "The running jobs were cancelled. Run the same command to continue."
@@ -84,11 +91,16 @@ async def _call(arguments: argparse.Namespace) -> int:
     streaming = arguments.command == "stream"
     kept: list[Envelope] = []
     done = failed = others = 0
-    async with Client(arguments.endpoint) as client:
-        with _progress(sys.stderr.isatty() and not (streaming and sys.stdout.isatty())) as show:
+    bar = sys.stderr.isatty() and not (streaming and sys.stdout.isatty())
+    async with Client(arguments.endpoint, told=_tell) as client:
+        with _progress(bar) as show:
             show(0, item_count(job), "")
+
+            def note(progress: list[Any]) -> None:
+                show(done, item_count(job), _note(progress))
+
             try:
-                async with aclosing(_arriving(client, job, arguments)) as arriving:
+                async with aclosing(_arriving(client, job, arguments, note if bar else None)) as arriving:
                     async for each in arriving:
                         if not is_envelope(each):
                             others += 1
@@ -111,7 +123,17 @@ async def _call(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if failed else SUCCESS
 
 
-async def _arriving(client: Client, job: Job, arguments: argparse.Namespace) -> AsyncGenerator[Any, None]:
+def _note(progress: list[Any]) -> str:
+    """Return for the bar what the latest item says of its progress."""
+    match progress:
+        case [*_, {"index": int(index), "value": value}]:
+            return escape(f"(item {index}: {one_line(encode(value).decode())[:NOTE]})")
+    return ""
+
+
+async def _arriving(
+    client: Client, job: Job, arguments: argparse.Namespace, progress: Callable[[list[Any]], object] | None
+) -> AsyncGenerator[Any, None]:
     then = partial(client.save_files, folder=arguments.files) if arguments.files else None
     if arguments.command == "runsync":
         for envelope in await client.runsync(job, then=then):
@@ -119,7 +141,7 @@ async def _arriving(client: Client, job: Job, arguments: argparse.Namespace) -> 
         return
     streaming = arguments.command == "stream"
     with_parts = arguments.parts or sys.stdout.isatty() if streaming else False
-    async with aclosing(client.stream(job, parts=streaming, then=then)) as arriving:
+    async with aclosing(client.stream(job, parts=streaming, then=then, progress=progress)) as arriving:
         async for each in arriving:
             if with_parts or not is_parts(each):
                 yield each
@@ -143,7 +165,7 @@ def _map(arguments: argparse.Namespace) -> int:
 async def _mapped(arguments: argparse.Namespace, *, agreed: bool) -> int:
     job = _read_job(arguments.job) if arguments.job else {"input": {}}
     out = Path(arguments.out)
-    async with Client(arguments.endpoint) as client:
+    async with Client(arguments.endpoint, told=_tell) as client:
         with _opened(arguments.items) as items, _progress(sys.stderr.isatty()) as show:
             if arguments.cancel:
                 cancelled = await cancel_batches(
@@ -184,14 +206,17 @@ def _print(each: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+def _tell(sentence: str) -> None:
+    SCREEN.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def _progress(shown: bool) -> Iterator[Show]:
     """Show a progress bar on standard error; the yielded function sets the items done, their total and a note."""
     columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]} {task.description}"))
     times = (TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
     with Progress(
-        *columns, *times, console=console, disable=not shown, redirect_stdout=False, redirect_stderr=False
+        *columns, *times, console=SCREEN, disable=not shown, redirect_stdout=False, redirect_stderr=False
     ) as bar:
         task = bar.add_task("", total=None, unit="items")
 

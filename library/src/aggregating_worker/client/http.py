@@ -1,11 +1,11 @@
 """HTTP requests: retried while the error may pass, with a limit on the bytes and the seconds of an answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, BinaryIO, TypeVar
 
-import httpx
+import httpx2
 import stamina
 
 from aggregating_worker.client.envelopes import parse
@@ -24,20 +24,29 @@ MAX_ANSWER = 256 * 2**20
 """Bytes of JSON that are read into memory at most; the platform's limit for a response is 20 MB."""
 MAX_REFUSAL = 100_000
 """Bytes that are read of an error's body."""
+WORDS = 5.0
+"""Seconds that an error's body may take."""
 
 T = TypeVar("T")
 
 
 class CallFailed(Exception):
-    """A call failed. The message is a sentence for the user; ``status`` is the HTTP status, if there was an answer."""
+    """A call failed. The message is a sentence for the user; ``status`` is the HTTP status, if there was an answer.
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    ``untaken``: the other side surely did nothing of what was asked.
+    """
+
+    def __init__(self, message: str, status: int | None = None, *, untaken: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.untaken = untaken
 
 
 class JobUnknown(CallFailed):
-    """The answer to a submit was lost: it is not known whether the platform has the job."""
+    """A job was sent, and nothing says whether the platform took it: it may be queued, under an id nobody knows.
+
+    It was not sent again, and whoever sends it again may pay for it twice.
+    """
 
 
 class AnswerTooLarge(CallFailed):
@@ -47,27 +56,31 @@ class AnswerTooLarge(CallFailed):
 class Http:
     """Makes requests through ``http``, which ``close`` closes too. Every call may raise ``CallFailed``.
 
-    No message has ``secret`` in it. ``hints`` says what to do about a status. At most ``redirects`` redirects are
-    followed.
+    No message has ``secret`` in it. ``hints`` says what to do about a status. Each attempt first awaits its ``turn``.
     """
 
     def __init__(
-        self, http: httpx.AsyncClient, *, secret: str = "", hints: Mapping[int, str] | None = None, redirects: int = 0
+        self,
+        http: httpx2.AsyncClient,
+        *,
+        secret: str = "",
+        hints: Mapping[int, str] | None = None,
+        turn: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        # Not every codec that is installed: a few kB of some become gigabytes before the bytes can be counted.
-        http.headers["Accept-Encoding"] = "gzip"
-        http.timeout = httpx.Timeout(TIMEOUT, pool=None)
         self._http = http
         self._secret = secret
         self._hints = hints or {}
-        self._redirects = redirects
+        self._turn = turn
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 
-    async def json(self, method: str, url: str, body: bytes = b"", held: float = 0) -> Any:
-        """Return the JSON value in the answer, which may be held back for ``held`` seconds."""
+    async def json(self, method: str, url: str, body: bytes = b"", held: float = 0, *, once: bool = False) -> Any:
+        """Return the JSON value in the answer, which may be held back for ``held`` seconds.
+
+        With ``once``, the request is sent again only where the other side surely did not take it.
+        """
 
         async def attempt() -> Any:
             content = bytearray()
@@ -75,9 +88,9 @@ class Http:
             try:
                 return parse(bytes(content))
             except ValueError as error:  # cut short, or a proxy's page
-                raise httpx.DecodingError(f"it is not JSON: {error}") from None
+                raise httpx2.DecodingError(f"it is not JSON: {error}") from None
 
-        return await self._insist(url, attempt)
+        return await self._insist(url, attempt, once=once)
 
     async def tell(self, method: str, url: str, body: bytes = b"") -> None:
         """Make a call of whose answer only the status matters."""
@@ -91,75 +104,61 @@ class Http:
             file.truncate()
             await self._receive("GET", url, b"", 0, size, file.write)
             if file.tell() != size:
-                raise httpx.DecodingError(f"it has {file.tell()} of {counted(size, 'byte')}")
+                raise httpx2.DecodingError(f"it has {file.tell()} of {counted(size, 'byte')}")
 
         await self._insist(url, attempt)
 
-    async def _insist(self, url: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _insist(self, url: str, attempt: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
         address = web_address(url)
         if address is None:
-            raise CallFailed(f"{one_line(url)} is not a web address.")
+            raise CallFailed(f"{one_line(url)} is not a web address.", untaken=True)
         try:
             async for each in stamina.retry_context(
-                _may_pass, ATTEMPTS, timeout=None, wait_initial=0.25, wait_max=LONGEST_WAIT, wait_jitter=0.25
+                _may_pass_untaken if once else _may_pass,
+                ATTEMPTS,
+                timeout=None,
+                wait_initial=0.25,
+                wait_max=LONGEST_WAIT,
+                wait_jitter=0.25,
             ):
                 with each:
                     answer = await attempt()
-        except httpx.HTTPStatusError as error:
-            raise CallFailed(self._refusal(error), error.response.status_code) from None
-        except (httpx.RequestError, httpx.InvalidURL) as error:
+        except httpx2.HTTPStatusError as error:
+            raise CallFailed(self._refusal(error), error.response.status_code, untaken=_untaken(error)) from None
+        except (httpx2.RequestError, httpx2.InvalidURL) as error:
             reason = one_line(str(error)) or type(error).__name__
-            raise CallFailed(f"No usable answer from {address.host}: {reason}.") from None
+            raise CallFailed(f"No usable answer from {address.host}: {reason}.", untaken=_untaken(error)) from None
         return answer
 
     async def _receive(
         self, method: str, url: str, body: bytes, held: float, most: int, take: Callable[[bytes], object]
     ) -> None:
         """Pass each piece of an answer's body to ``take``: ``most`` bytes, or ``AnswerTooLarge`` is raised."""
+        if self._turn:
+            await self._turn()
         until = asyncio.get_running_loop().time() + held + GRACE
-        timeout = httpx.Timeout(TIMEOUT, read=held + TIMEOUT, pool=None)
+        timeout = httpx2.Timeout(TIMEOUT, read=held + TIMEOUT, pool=None)
         try:
-            request = self._http.build_request(method, url, content=body, timeout=timeout)
-            async with asyncio.timeout_at(until) as limit, self._answer(request) as response:
-                refused, said, taken = not response.is_success, bytearray(), 0
-                if response.headers.get("Content-Encoding", "gzip") not in ("gzip", "identity"):
-                    raise httpx.DecodingError("it is compressed in a way that was not asked for")
-                async for piece in response.aiter_bytes():
+            async with (
+                asyncio.timeout_at(until) as limit,
+                self._http.stream(method, url, content=body, timeout=timeout) as response,
+            ):
+                if not response.is_success:
+                    raise httpx2.HTTPStatusError(await _words(response), request=response.request, response=response)
+                taken = 0
+                async for piece in response.aiter_bytes():  # of 1 MiB at most, however well they were compressed
                     taken += len(piece)
+                    if taken > most:
+                        said = f"{response.url.host} answered with more than {counted(most, 'byte')}"
+                        raise AnswerTooLarge(f"{said}, which is too much.")
                     limit.reschedule(until + taken / SLOWEST)
-                    if refused:
-                        said += piece
-                        if taken > MAX_REFUSAL:
-                            break
-                    elif taken > most:
-                        allowed = counted(most, "byte")
-                        raise AnswerTooLarge(
-                            f"{request.url.host} answered with more than {allowed}, which is too much."
-                        )
-                    else:
-                        take(piece)
-                if refused:
-                    words = said.decode(errors="replace")
-                    raise httpx.HTTPStatusError(words, request=response.request, response=response)
+                    take(piece)
         except TimeoutError:
-            raise httpx.ReadTimeout("it took too long") from None
+            raise httpx2.ReadTimeout("it took too long") from None
         except (ValueError, ExceptionGroup):  # such as port 99999 in a redirect, which only the socket notices
-            raise httpx.InvalidURL("it redirects to something that is not a web address") from None
+            raise httpx2.InvalidURL("it redirects to something that is not a web address") from None
 
-    @asynccontextmanager
-    async def _answer(self, request: httpx.Request) -> AsyncGenerator[httpx.Response, None]:
-        """Yield the answer to ``request`` with its body unread. httpx would read the whole body of a redirect."""
-        for left in reversed(range(self._redirects + 1)):
-            response = await self._http.send(request, stream=True)
-            try:
-                if not left or response.next_request is None:
-                    yield response
-                    return
-                request = response.next_request
-            finally:
-                await response.aclose()
-
-    def _refusal(self, error: httpx.HTTPStatusError) -> str:
+    def _refusal(self, error: httpx2.HTTPStatusError) -> str:
         """Return a sentence with the status and the other side's own words, if any, but without the secret."""
         try:
             said = parse(str(error).encode())
@@ -172,18 +171,40 @@ class Http:
         return f"{error.request.url.host} answered {status}: {reason}.{self._hints.get(status, '')}"
 
 
-def web_address(url: str) -> httpx.URL | None:
+async def _words(response: httpx2.Response) -> str:
+    """Return the beginning of an error's body, if it comes soon: the status is known without it."""
+    with suppress(httpx2.RequestError, TimeoutError):
+        async with asyncio.timeout(WORDS):
+            async for piece in response.aiter_bytes(MAX_REFUSAL):
+                return piece.decode(errors="replace")
+    return ""
+
+
+def web_address(url: str) -> httpx2.URL | None:
     """Return ``url`` parsed if it is an http or https address, else None."""
     try:
-        parsed = httpx.URL(url)
+        parsed = httpx2.URL(url)
         usable = parsed.scheme in ("http", "https") and parsed.host and (parsed.port or 0) in range(65_536)
         return parsed if usable else None
-    except (ValueError, httpx.InvalidURL):  # some hosts are found to be invalid only when they are read
+    except httpx2.InvalidURL:
         return None
 
 
 def _may_pass(error: Exception) -> bool:
     """Whether the same call may succeed later."""
-    if isinstance(error, httpx.HTTPStatusError):
+    if isinstance(error, httpx2.HTTPStatusError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    return isinstance(error, httpx.RequestError) and not isinstance(error, httpx.UnsupportedProtocol)
+    lasting = httpx2.UnsupportedProtocol | httpx2.TooManyRedirects
+    return isinstance(error, httpx2.RequestError) and not isinstance(error, lasting)
+
+
+def _untaken(error: Exception) -> bool:
+    """Whether the other side surely did not do what was asked: it said so, or could not be reached."""
+    if isinstance(error, httpx2.HTTPStatusError):
+        status = error.response.status_code
+        return status == 503 or (status < 500 and status != 408)
+    return isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError | httpx2.PoolTimeout)
+
+
+def _may_pass_untaken(error: Exception) -> bool:
+    return _may_pass(error) and _untaken(error)

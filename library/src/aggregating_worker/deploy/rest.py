@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import stamina
 from pydantic import BaseModel, ValidationError
 
@@ -126,10 +126,10 @@ class Rest:
     def _send_once(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         harmless = method != "POST"
         try:
-            answer = httpx.request(method, self.url + path, json=body, headers=self._headers, timeout=SECONDS)
-        except httpx.HTTPError as error:
+            answer = httpx2.request(method, self.url + path, json=body, headers=self._headers, timeout=SECONDS)
+        except httpx2.HTTPError as error:
             why = one_line(f"No answer from {self.url} ({str(error).rstrip('.') or type(error).__name__})")
-            failed = DeployFailed if isinstance(error, httpx.ConnectError) else Unanswered
+            failed = DeployFailed if isinstance(error, httpx2.ConnectError) else Unanswered
             raise failed(why, LATER, again=harmless) from None
         if not answer.is_success:
             raise self._failure(answer, harmless)
@@ -138,7 +138,7 @@ class Rest:
         except ValueError:
             raise Unanswered(f"{self.url} does not answer with JSON", "check RUNPOD_API_BASE_URL") from None
 
-    def _failure(self, answer: httpx.Response, harmless: bool) -> DeployFailed:
+    def _failure(self, answer: httpx2.Response, harmless: bool) -> DeployFailed:
         """Return what an answer with an error status means, in the API's own words where it has some."""
         status = answer.status_code
         why = f"Runpod answered {status} ({one_line(self._detail(answer))})"
@@ -148,7 +148,7 @@ class Rest:
         seconds = int(wait) if wait.isdecimal() else 1
         return DeployFailed(why, ADVICE.get(status, ""), again=status == 429 and seconds <= PATIENCE and float(seconds))
 
-    def _detail(self, answer: httpx.Response) -> str:
+    def _detail(self, answer: httpx2.Response) -> str:
         try:
             problem = Problem.model_validate_json(answer.content)
         except ValidationError:
@@ -163,9 +163,9 @@ def api_url(variable: str = "RUNPOD_API_BASE_URL", default: str = "https://api.r
     """Return where an API is: ``variable`` says it, as for the SDK (runpod 1.12.0, ``api/graphql.py``)."""
     url = os.environ.get(variable, "").rstrip("/") or default
     try:
-        if httpx.URL(url).scheme in ("http", "https") and httpx.URL(url).host:
+        if httpx2.URL(url).scheme in ("http", "https") and httpx2.URL(url).host:
             return url
-    except httpx.InvalidURL:
+    except httpx2.InvalidURL:
         pass
     raise DeployFailed(f"{variable} is not a URL", f"unset it, or give one such as {default}")
 

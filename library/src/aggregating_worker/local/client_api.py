@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-import httpx
+import httpx2
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -146,7 +146,7 @@ def checked(body: Body) -> Body:
 
 async def _post(url: str, state: bytes) -> None:
     """Send a final state to a webhook, again unless it answers 200 (docs, serverless/endpoints/send-requests)."""
-    async with httpx.AsyncClient(headers={"Content-Type": "application/json"}) as client:
+    async with httpx2.AsyncClient(headers={"Content-Type": "application/json"}) as client:
         for left in reversed(range(WEBHOOK_TRIES)):
             try:
                 if (await client.post(url, content=state)).status_code == 200:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-import httpx
+import httpx2
 
 from aggregating_worker.client import Client, Envelope
 from aggregating_worker.client.envelopes import aggregate, flatten, is_envelope, is_parts
@@ -41,7 +41,7 @@ class Failed(Exception):
 class Demo:
     """A caller of ``endpoint``, whose workers write to ``log``."""
 
-    def __init__(self, endpoint: LocalEndpoint, http: httpx.Client, log: Path) -> None:
+    def __init__(self, endpoint: LocalEndpoint, http: httpx2.Client, log: Path) -> None:
         self._endpoint = endpoint
         self._http = http
         self._log = log
@@ -108,7 +108,7 @@ class Demo:
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = self._http.request(method, path, json=body).json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             raise Failed(f"{path} got no answer: {error}") from None
         if "error" in answer:
             raise Failed(f"{path} failed: {short(answer['error'])}. The worker's log: {self._log}")
@@ -198,7 +198,7 @@ def main(argv: list[str]) -> None:
         with (
             log.open("wb") as output,
             LocalEndpoint(log=output) as endpoint,
-            httpx.Client(base_url=endpoint.url, headers={"Authorization": "Bearer local"}, timeout=60) as http,
+            httpx2.Client(base_url=endpoint.url, headers={"Authorization": "Bearer local"}, timeout=60) as http,
         ):
             try:
                 sentence = Demo(endpoint, http, log).run(job, folder / "files")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-import httpx
+import httpx2
 
 from aggregating_worker.local.server import LocalEndpoint
 
@@ -19,7 +19,7 @@ class Caller:
     def __init__(self, endpoint: LocalEndpoint, log: Path) -> None:
         self.endpoint = endpoint
         self.log = log
-        self.http = httpx.Client(base_url=endpoint.url, headers={"Authorization": "Bearer test"}, timeout=60)
+        self.http = httpx2.Client(base_url=endpoint.url, headers={"Authorization": "Bearer test"}, timeout=60)
         self.get, self.post = self.http.get, self.http.post
 
     def __enter__(self) -> Self:
@@ -29,7 +29,7 @@ class Caller:
         self.http.close()
 
     def submit(self, job: Any) -> str:
-        """Send a job with ``/run``; return its id. Raises ``httpx.HTTPStatusError`` if it is not taken."""
+        """Send a job with ``/run``; return its id. Raises ``httpx2.HTTPStatusError`` if it is not taken."""
         job_id: str = self.post("/run", json=job).raise_for_status().json()["id"]
         return job_id
 

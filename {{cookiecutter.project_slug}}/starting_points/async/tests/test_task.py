@@ -5,7 +5,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import stamina
 from pydantic import ValidationError
@@ -81,7 +81,7 @@ def test_a_service_that_stays_broken_is_given_up(monkeypatch: pytest.MonkeyPatch
         return http(500)
 
     [error], requests = call(broken, monkeypatch, ["a"])
-    assert isinstance(error, httpx.HTTPStatusError)
+    assert isinstance(error, httpx2.HTTPStatusError)
     assert requests == 4
 
 
@@ -90,7 +90,7 @@ def test_a_refusal_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
         return http(404)
 
     [error], requests = call(refuse, monkeypatch, ["a"])
-    assert isinstance(error, httpx.HTTPStatusError)
+    assert isinstance(error, httpx2.HTTPStatusError)
     assert requests == 1
 
 
@@ -101,7 +101,7 @@ def test_a_service_that_is_too_slow_is_a_failure_and_holds_no_other_item_up(monk
         return http(200, "fine")
 
     results, _ = call(slow, monkeypatch, ["slow", "quick"], timeout=1, attempts=1)
-    assert isinstance(results[0], httpx.ReadTimeout)
+    assert isinstance(results[0], httpx2.ReadTimeout)
     assert results[1] == "fine"
 
 

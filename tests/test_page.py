@@ -55,6 +55,9 @@ class Input(BaseModel):
     loud: bool = False
     crop: Box | None = None
     note: str = "none"
+    seed: int = 0
+    shift: float = 1.5
+    any: Any = None
 
 
 def load() -> None:
@@ -72,7 +75,7 @@ def process(item: str, job: Input) -> Any:
     if item == "files":
         red = Image.new("RGB", (300, 200), "crimson")
         return {"images": [red, red.rotate(45)], "text": b"x" * 3, "page": b"<svg onload=alert(1)/>", "seed": 1}
-    return {"item": item, **job.model_dump(exclude={"items"})}
+    return {"item": item, **job.model_dump(exclude={"items"}, exclude_defaults=True)}
 '''
 GROWING = """
 from collections.abc import Iterator
@@ -257,8 +260,63 @@ def test_the_form_has_a_field_for_each_part_of_the_input(page: Page) -> None:
     with page.new_job():
         page.field("crop").send_keys(Keys.CONTROL, Keys.ENTER)
     page.until_status("completed")
-    expected = {"item": "only", "mood": "cruel", "width": 9, "loud": True, "crop": {"left": 3}, "note": "none"}
+    expected = {"item": "only", "mood": "cruel", "width": 9, "loud": True, "crop": {"left": 3}}
     assert json.loads(page.one(".text").text) == expected
+
+
+def test_numbers_are_sent_as_they_were_typed(page: Page) -> None:
+    page.write("seed", "6687881544318117707")
+    page.write("shift", "-0.0")
+    page.write("width", "0012")
+    page.write("any", '{"id": 12345678901234567890123, "x": [-0.0, 1.0]}')
+    for _ in range(2):  # as they are, and when they were JSON meanwhile
+        page.run()
+        page.until_status("completed")
+        page.until(lambda: page.texts("#jobs > :first-child .text"))
+        told = page.one("#jobs > :first-child .text").text
+        assert '"seed": 6687881544318117707' in told
+        assert '"shift": -0.0' in told
+        assert '"width": 12' in told
+        assert '"any": {"id": 12345678901234567890123, "x": [-0.0, 1.0]}' in told
+        page.one("#edit-json").click()
+        assert "6687881544318117707" in str(page.field("input, as JSON").get_property("value"))
+        page.one("#edit-json").click()
+        assert page.field("seed").get_property("value") == "6687881544318117707"
+
+
+def test_the_example_of_the_project_keeps_its_numbers(project: Path, driver: webdriver.Chrome) -> None:
+    before = (project / "test_input.json").read_text()
+    (project / "test_input.json").write_text('{"input": {"items": ["a"], "seed": 6687881544318117707, "shift": -0.0}}')
+    try:
+        with served(project, "--workers", "0") as address:
+            page = Page(driver, address)
+            page.until_live()
+            assert page.field("seed").get_property("value") == "6687881544318117707"
+            assert page.field("shift").get_property("value") == "-0.0"
+            assert '"seed": 6687881544318117707' in str(page.one("#json").get_property("value"))
+    finally:
+        (project / "test_input.json").write_text(before)
+
+
+@pytest.mark.parametrize(("label", "typed"), [("any", "NaN"), ("any", "1e400"), ("any", "[-1e999]"), ("any", "01")])
+def test_a_number_that_is_none_is_refused_with_a_sentence(page: Page, label: str, typed: str) -> None:
+    page.write(label, typed)
+    page.one("#run").click()
+    page.until(lambda: page.one("#refusal").text.startswith(f"{label} is not JSON: "))
+
+
+@pytest.mark.parametrize(("typed", "sent"), [("1e400", False), ("-", False), ("7", True), (".5", True), ("1e3", True)])
+def test_a_field_for_a_number_takes_no_other(page: Page, typed: str, sent: bool) -> None:
+    page.write("shift", typed)
+    if not sent:
+        page.one("#run").click()
+        assert page.one("#refusal").text == "shift: Please enter a number."
+    page.one("#edit-json").click()
+    if sent:
+        assert '"shift": ' in str(page.field("input, as JSON").get_property("value"))
+    else:
+        assert page.one("#refusal").text == "shift is no number that can be sent."
+        assert page.one("#fields").is_displayed()
 
 
 def test_the_input_can_be_written_as_json_and_back(page: Page) -> None:

@@ -1,8 +1,10 @@
 """What a fault costs, through the SDK's production loop: the table in docs/faults.md, row by row."""
 
+import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -69,14 +71,18 @@ def no(times: int, status: int = 500, **headers: str) -> list[Fault]:
     return [answers(status, headers=headers)] * times
 
 
-async def moved(request: web.BaseRequest, _: Forward) -> web.Response:
+def moved(status: int) -> Fault:
     """Redirect to the same URL."""
-    return web.Response(status=307, headers={"Location": str(request.rel_url)})
+
+    async def move(request: web.BaseRequest, _: Forward) -> web.Response:
+        return web.Response(status=status, headers={"Location": str(request.rel_url)})
+
+    return move
 
 
-async def to_a_page(_: web.BaseRequest, __: Forward) -> web.Response:
-    """Redirect as a gateway does that wants somebody to log in: what follows is a GET."""
-    return web.Response(status=302, headers={"Location": "/v2/local/login"})
+def to_a_page(status: int = 302) -> Fault:
+    """Redirect as a gateway does that wants somebody to log in: with 301 to 303, what follows is a GET."""
+    return answers(status, headers={"Location": "/v2/local/login"})
 
 
 class TestStream:
@@ -91,9 +97,10 @@ class TestStream:
             (no(1, 503, **{"Retry-After": f"Wed, 21 Oct 2015 07:28:00 +{'9' * 20}"}), 4, [0, 1, 2]),
             ([cut_off()] * 3, 6, [0, 1, 2]),
             ([cut_off(arrives=True)], 4, [0, 1, 1, 2]),
-            ([moved, moved, *no(1, 503)], 6, [0, 1, 2]),
+            ([moved(307), moved(308), *no(1, 503)], 6, [0, 1, 2]),
             (no(2, 302), 5, [0, 1, 2]),
-            ([to_a_page] * 2, 5, [0, 1, 2]),
+            ([to_a_page()] * 2, 5, [0, 1, 2]),
+            (no(1, 404), 4, [0, 1, 2]),
             (no(1, 400), 3, [0, 2]),
             (no(1, 413), 3, [0, 2]),
         ],
@@ -109,6 +116,7 @@ class TestStream:
             "moved",
             "moved to nowhere",
             "moved to a page",
+            "404 once",
             "400",
             "413",
         ],
@@ -171,17 +179,20 @@ class TestDone:
         [
             (no(12), 13),
             ([cut_off()] * 5, 6),
-            ([answers(500, arrives=True)], 2),
-            ([cut_off(arrives=True)], 2),
-            ([to_a_page] * 2, 3),
+            ([answers(500, arrives=True)], 3),
+            ([cut_off(arrives=True)], 3),
+            ([to_a_page(301), to_a_page(302), to_a_page(303)], 4),
+            ([moved(307)], 2),
+            ([moved(308)], 2),
+            (no(1, 404), 2),
         ],
-        ids=["500s", "cut off", "500 but arrived", "cut off but arrived", "moved to a page"],
+        ids=["500s", "cut off", "500 but arrived", "cut off but arrived", "to a page", "307", "308", "404 once"],
     )
     def test_a_result_is_sent_again_until_it_is_taken(
         self, caller: Caller, faulty: Faulty, faults: list[Fault], posts: int
     ) -> None:
         faulty.plan("job-done", *faults)
-        faulty.plan("login", *no(2, 200))
+        faulty.plan("login", *no(3, 200))
         job_id = caller.run([0, 1])
         assert results(caller.stream(job_id)) == [0, 1]
         state = caller.status(job_id)
@@ -200,16 +211,93 @@ class TestDone:
             pass
         assert (state["status"], state["error"]) == ("FAILED", "No items provided")
 
-    def test_what_is_refused_for_good_is_said_once(self, caller: Caller, faulty: Faulty) -> None:
-        faulty.plan("job-done", *no(1, 404))
+    @pytest.mark.parametrize("status", [400, 401, 403, 422])
+    def test_a_job_whose_result_is_refused_for_good_fails_with_the_reason(
+        self, caller: Caller, faulty: Faulty, status: int
+    ) -> None:
+        faulty.plan("job-done", *no(1, status))
         job_id = caller.run([0, 1])
-        chunks = caller.stream(job_id)
-        assert results([next(chunks), next(chunks)]) == [0, 1]
+        assert results(caller.stream(job_id)) == [0, 1]
+        state = caller.status(job_id)
+        size = len(
+            '{"output": [{"index": 0, "success": true, "result": 0}, {"index": 1, "success": true, "result": 1}]}'
+        )
+        sentence = f"The platform does not take the job's result of {size} bytes: it answered {status}."
+        assert (state["status"], state["error"]) == ("FAILED", sentence)
         assert results(caller.runsync([2])["output"]) == [2]
         mine = [line for line in caller.log.read_text().splitlines() if job_id in line]
-        assert sum("bytes are refused for good: the platform answered 404" in line for line in mine) == 1
-        assert caller.status(job_id)["status"] == "IN_PROGRESS"
-        caller.post(f"/cancel/{job_id}")
+        assert sum(f"bytes are refused for good: the platform answered {status}" in line for line in mine) == 1
+
+    def test_a_worker_of_which_everything_is_refused_ends_and_leaves_its_jobs_to_another(
+        self, behind: Behind, faulty: Faulty
+    ) -> None:
+        with behind() as caller:
+            [worker] = caller.endpoint.workers.running
+            faulty.plan("job-done", *no(2, 401))
+            job_id = caller.run([0])
+            assert worker.exited.result(20) == 1
+            assert results(ended(caller, job_id)["output"]) == [0]
+            assert "The worker ends: the platform takes neither the result of a job nor" in caller.log.read_text()
+
+    def test_a_worker_goes_on_whose_other_jobs_are_taken_while_all_of_one_is_refused(
+        self, behind: Behind, faulty: Faulty
+    ) -> None:
+        reached, released = asyncio.Event(), asyncio.Event()
+
+        async def later(_: web.BaseRequest, __: Forward) -> web.Response:
+            reached.set()
+            await released.wait()
+            return web.Response(status=422)
+
+        with behind() as caller:
+            faulty.plan("job-done", *no(1, 422), later)
+            job_id = caller.run([0])
+            faulty.wait(reached)
+            assert results(caller.runsync([1])["output"]) == [1]
+            faulty.set(released)
+            while caller.log.read_text().count("are refused for good") < 2:
+                time.sleep(0.02)
+            assert caller.runsync([2])["workerId"] == "worker-1"
+            assert caller.status(job_id)["status"] == "IN_PROGRESS"
+            caller.post(f"/cancel/{job_id}")
+
+
+class TestForgotten:
+    """A 404, twice and a second apart: the job's time to live is over, or it was purged."""
+
+    def test_a_job_that_the_platform_has_forgotten_stops_within_two_seconds_and_no_other_does(
+        self, behind: Behind, faulty: Faulty, tmp_path: Path
+    ) -> None:
+        since = []
+
+        async def unknown(_: web.BaseRequest, __: Forward) -> web.Response:
+            since.append(time.monotonic())
+            return web.Response(status=404)
+
+        with behind("processes", ITEM_CONCURRENCY="2", STATE=str(tmp_path)) as caller:
+            other = caller.run([{"do": "wait", "value": str(tmp_path / "go")}])
+            faulty.plan("job-stream", *[passes] * 9, *[unknown] * 40)
+            job_id = caller.run([{"do": "sleep", "value": 0.2}] * 40)
+            caller.wait_for_log(job_id, "stopped after")
+            assert time.monotonic() - since[0] < 2
+            faulty.plan("job-stream")
+            begun = (tmp_path / "notes").read_text().count("sleep")
+            assert begun < 20
+            (tmp_path / "go").touch()
+            assert ended(caller, other)["status"] == "COMPLETED"
+            assert (tmp_path / "notes").read_text().count("sleep") == begun
+            mine = [line for line in caller.log.read_text().splitlines() if job_id in line and "ERROR" in line]
+            assert ["answers 404 for this job" in line for line in mine] == [True]
+
+    def test_a_result_for_a_job_that_is_forgotten_has_one_line(self, behind: Behind, faulty: Faulty) -> None:
+        with behind() as caller:
+            faulty.plan("job-done", *no(2, 404))
+            job_id = caller.run([0])
+            caller.wait_for_log(job_id, "Job stopped.")
+            assert caller.runsync([1])["workerId"] == "worker-1"
+            assert faulty.seen["job-done"] == 3
+            assert caller.log.read_text().count("ERROR") == 1
+            caller.post(f"/cancel/{job_id}")
 
 
 class TestDelivery:
@@ -407,6 +495,28 @@ class TestKilled:
             state = caller.status(job_id)
             assert (state["status"], results(state["output"])) == ("COMPLETED", [0, 1])
             assert state.get("retries") == retries
+
+
+def test_a_load_that_takes_ten_minutes_or_never_returns_is_said_and_costs_no_job(
+    behind: Behind, tmp_path: Path
+) -> None:
+    """Half a minute is a tenth of a second here."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from aggregating_worker.process import process\nprocess.STILL_LOADING = 0.1\n"
+    )
+    fifos = [tmp_path / "worker-1", tmp_path / "worker-2"]
+    for fifo in fifos:
+        os.mkfifo(fifo)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with behind("slow_to_load", workers=2, LOADS=str(tmp_path), PYTHONPATH=path) as caller:
+        job_id = caller.run([0])
+        while caller.log.read_text().count("load() goes on after") < 4:
+            time.sleep(0.02)
+        assert caller.status(job_id)["status"] == "IN_QUEUE"
+        fifos[1].write_text("go")
+        assert results(caller.stream(job_id)) == [0]
+        assert caller.status(job_id)["workerId"] == "worker-2"
+        assert len(caller.endpoint.workers.running) == 2
 
 
 class TestMachine:

@@ -1,13 +1,17 @@
 """The local endpoint answers as Runpod does: its shapes, its limits, its refusals, to the SDK's own clients too."""
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,10 +22,11 @@ import httpx2
 import pytest
 import runpod
 
-from aggregating_worker.local import LocalEndpoint
+from aggregating_worker.local import LocalEndpoint, server, webhooks
 from aggregating_worker.local.body import Body
 from aggregating_worker.local.job import Job
 from aggregating_worker.local.queue import Full, Queue
+from aggregating_worker.local.webhooks import Webhooks
 from tests.conftest import LIBRARY, Caller, Serve
 
 IDLE = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -184,6 +189,47 @@ def test_a_job_passes_through_the_worker_protocol(quiet: Caller) -> None:
     assert quiet.done(job_id, {"output": [1]}).status_code == 404
     assert list(quiet.stream(job_id)) == [1]
     assert (quiet.status(job_id)["status"], quiet.status(job_id)["output"]) == ("COMPLETED", [1])
+
+
+@pytest.mark.parametrize(("answer", "status"), [({"output": 1}, "COMPLETED"), ({"error": "no"}, "FAILED")])
+def test_a_progress_update_after_the_end_takes_the_end_back_as_on_the_platform(
+    quiet: Caller, capfd: pytest.CaptureFixture[str], answer: dict[str, Any], status: str
+) -> None:
+    """runpod-python#250: such a job never ends. It still has the time that it took."""
+    job_id = quiet.run([1])
+    quiet.take()
+    quiet.done(job_id, answer)
+    assert quiet.status(job_id)["status"] == status
+    assert quiet.done(job_id, {"status": "IN_PROGRESS", "output": "half"}).status_code == 200
+    state = quiet.status(job_id)
+    assert (state["status"], state["output"], "error" in state) == ("IN_PROGRESS", "half", False)
+    assert state["executionTime"] >= 0
+    assert f"A progress update of job {job_id} came after its end. It was {status}" in capfd.readouterr().err
+    assert quiet.get("/health").json()["jobs"]["inProgress"] == 0
+    assert quiet.post(f"/cancel/{job_id}").json()["status"] == "CANCELLED"
+    assert quiet.done(job_id, {"status": "IN_PROGRESS"}).status_code == 404
+
+
+def test_a_chunk_that_is_too_large_and_no_text_is_a_line_in_the_log(
+    quiet: Caller, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job_id = quiet.run([1])
+    quiet.take()
+    for large in ({"x": "x" * 10**6}, ["x" * 10**6]):
+        assert quiet.chunk(job_id, large).status_code == 400
+        assert f"A chunk of job {job_id} is refused: it has 1,000,0" in capfd.readouterr().err
+    quiet.done(job_id, {"output": []})
+    assert quiet.get(f"/stream/{job_id}").json()["stream"] == []
+
+
+def test_requests_lists_the_jobs_that_are_kept(alone: Caller) -> None:
+    first = alone.run([1])
+    alone.take()
+    alone.done(first, {"output": [1]})
+    second = alone.run([2])
+    listed = alone.get("/requests").json()["requests"]
+    assert [(job["id"], job["status"]) for job in listed] == [(second, "IN_QUEUE"), (first, "COMPLETED")]
+    assert listed[1].keys() == {"id", "status", "delayTime", "executionTime", "workerId"}
 
 
 def test_a_text_too_long_for_one_chunk_is_several(quiet: Caller) -> None:
@@ -392,11 +438,157 @@ def test_a_webhook_is_told_the_final_state(quiet: Caller) -> None:
         listening = threading.Thread(target=server.handle_request)
         listening.start()
         job = {"input": {"items": [1]}, "webhook": f"http://127.0.0.1:{server.server_port}/hook"}
-        job_id = quiet.post("/run", json=job).json()["id"]
+        job_id = quiet.post("/run", json={**job, "s3Config": {"accessSecret": "x"}}).json()["id"]
         assert quiet.take()["webhook"] == job["webhook"]
         quiet.done(job_id, {"output": [1]})
         listening.join(10)
-    assert told == [quiet.status(job_id)]
+    assert told == [{**quiet.status(job_id), **job}]
+
+
+async def hooked(count: int, url: str) -> tuple[Webhooks, list[str], list[Job]]:
+    """End this many jobs at once that have a webhook; return what calls them, and what it says."""
+    said: list[str] = []
+    webhooks = Webhooks(said.append)
+    queue = Queue()
+    queue.on_final = webhooks.call
+    jobs = [submit(queue, webhook=url) for _ in range(count)]
+    queue.purge()
+    return webhooks, said, jobs
+
+
+class Hooks:
+    """Answers webhooks with ``answer``, or never."""
+
+    def __init__(self, answer: bytes = b"") -> None:
+        self.answer = answer
+        self.called = self.hung_up = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.called += 1
+        writer.write(self.answer)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        self.hung_up += 1
+
+    @contextlib.asynccontextmanager
+    async def listen(self) -> AsyncIterator[str]:
+        async with await asyncio.start_server(self.handle, "127.0.0.1", 0, backlog=1_000) as listener:
+            yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
+            while self.hung_up < self.called:
+                await asyncio.sleep(0.02)
+
+
+def test_a_webhook_that_fails_is_a_line_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "PAUSE", 0.01)
+    monkeypatch.setattr(webhooks, "SECONDS", 0.2)
+
+    async def scenario(hooks: Hooks, address: str = "") -> str:
+        async with hooks.listen() as url:
+            _, said, [job] = await hooked(1, address or url)
+            while not said:
+                await asyncio.sleep(0.02)
+        return said[0].removeprefix(f"The webhook of job {job.id} was called 3 times: ")
+
+    busy = Hooks(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")
+    assert asyncio.run(scenario(busy)) == "it answered 503."
+    assert busy.called == 3
+    assert asyncio.run(scenario(Hooks())) == "no answer within 0 s."
+    assert "protocol" in asyncio.run(scenario(Hooks(), "htp:/x"))
+
+
+def test_webhooks_that_never_answer_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "ROOM", 500 * (webhooks.OWN_BYTES + 1_000))
+    hooks = Hooks()
+
+    async def scenario() -> None:
+        async with hooks.listen() as url:
+            calls, said, _ = await hooked(600, url)
+            assert 0 < len(said) < 100
+            assert all("is not called: too many others" in line for line in said)
+            while hooks.called < webhooks.AT_ONCE:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)
+            assert hooks.called == webhooks.AT_ONCE
+            waiting = [*calls._tasks]
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+            assert (calls._held, calls._tasks) == (0, set())
+
+    asyncio.run(scenario())
+
+
+def raw(caller: Caller, *parts: bytes) -> bytes:
+    """Send these bytes on a connection of their own; return what comes back until the other end hangs up."""
+    port = int(caller.endpoint.page_url.rpartition(":")[2].rstrip("/"))
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        with contextlib.suppress(ConnectionError):  # it hangs up while there is more to come
+            for part in parts:
+                connection.sendall(part)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(65_536):
+                answer += part
+        return answer
+
+
+LINE = b"GET /v2/local/health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [LINE, *[b"X-%d: %s\r\n" % (number, b"x" * 1_000) for number in range(100_000)]],
+        [LINE, b"X: ", *[b"x" * 100_000] * 1_000],
+        [b"GET /", *[b"x" * 100_000] * 1_000],
+        [LINE + b"X: %s\r\n\r\n" % (b"x" * 200_000)],
+        [LINE + b"Authorization: any\r\n\r\n" + LINE, b"X: ", *[b"x" * 100_000] * 1_000],
+    ],
+    ids=["headers", "header", "path", "at once", "on a used connection"],
+)
+def test_endless_headers_are_refused_before_they_are_kept(quiet: Caller, parts: list[bytes]) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    answer = raw(quiet, *parts)
+    assert answer == b"" or b"HTTP/1.1 431 " in answer  # none if it was still sending
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+def test_a_head_that_comes_slowly_in_many_parts_is_read(quiet: Caller) -> None:
+    text = LINE + b"Connection: close\r\nAuthorization: any\r\nX: %s\r\n\r\n" % (b"x" * 60_000)
+    parts = [text[start : start + 7_001] for start in range(0, len(text), 7_001)]
+    assert raw(quiet, *parts).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4, 50])
+def test_a_head_may_end_where_a_long_body_begins(quiet: Caller, cut: int) -> None:
+    body = b'{"input": "%s"}' % (b"x" * 200_000)
+    head = LINE.replace(b"GET", b"POST").replace(b"health", b"run") + b"Connection: close\r\nAuthorization: any\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % len(body)
+    port = int(quiet.endpoint.page_url.rpartition(":")[2].rstrip("/"))
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(head[:-cut])
+        time.sleep(0.05)  # so that the rest is a lot of its own
+        connection.sendall(head[-cut:] + body)
+        assert connection.recv(1_000).startswith(b"HTTP/1.1 200 ")
+    quiet.post("/purge-queue")
+
+
+@pytest.mark.parametrize("part", [b"", LINE], ids=["nothing", "half a head"])
+def test_a_connection_on_which_no_head_comes_is_closed(monkeypatch: pytest.MonkeyPatch, part: bytes) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.2)
+    with LocalEndpoint(IDLE) as endpoint, Caller(endpoint, Path(os.devnull)) as caller:
+        assert raw(caller, part) == b""
+
+
+def test_a_websocket_is_refused_and_other_upgrades_are_not_made(quiet: Caller) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+    for path in (b"/", b"/v2/local/health", b"/feed"):
+        answer = raw(quiet, LINE.replace(b"/v2/local/health", path) + upgrade % b"websocket")
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"no WebSocket here" in answer
+    h2c = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c"}
+    assert quiet.get("/health", headers=h2c).status_code == 200
 
 
 def test_what_comes_in_as_an_escaped_surrogate_goes_out_as_one(quiet: Caller) -> None:
@@ -452,6 +644,29 @@ def test_a_caller_who_waits_is_answered_when_the_endpoint_stops() -> None:
     assert served.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "unhealthy"),
+    [(["--workers", "0", "--", *IDLE], 0), (["--workers", "2", "--", sys.executable, "-c", "exit(3)"], 2)],
+)
+def test_an_endpoint_with_no_worker_that_works_waits(arguments: list[str], unhealthy: int) -> None:
+    """So that a caller can try what it does while its job stays in the queue."""
+    command = [sys.executable, "-m", "aggregating_worker", "serve", "--port", "0", *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=LIBRARY, stdout=pipe, stderr=pipe, text=True) as served:
+        assert served.stdout is not None
+        url = served.stdout.readline().split()[1]
+        with httpx.Client(headers={"Authorization": "any"}) as http:
+            state = http.post(f"{url}/runsync?wait=2000", json={"input": {}}).json()
+            health = http.get(f"{url}/health").json()
+        assert served.poll() is None
+        served.terminate()
+        _, errors = served.communicate(timeout=30)
+    assert state["status"] == "IN_QUEUE"
+    idle = dict.fromkeys(("idle", "initializing", "ready", "running", "throttled"), 0)
+    assert health["workers"] == {**idle, "unhealthy": unhealthy}
+    assert errors.count("ended before it asked for a job, with status 3") == errors.count("\n") == unhealthy
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_a_killed_endpoint_leaves_no_worker_behind() -> None:
     worker = [sys.executable, "-c", "import signal; print('worker', flush=True); signal.pause()"]
@@ -489,9 +704,8 @@ def test_a_folder_without_a_handler_and_a_port_in_use_are_sentences(quiet: Calle
     ("arguments", "sentence"),
     [
         (["--port", "99999"], "'99999' is not a number from 0 to 65535"),
-        (["--workers", "none"], "'none' is not a number from 1 to 64"),
+        (["--workers", "none"], "'none' is not a number from 0 to 64"),
         (["--port", "0", "--", "/no/such/command"], "No such file or directory"),
-        (["--port", "0", "--", sys.executable, "-c", "exit(3)"], "Every worker exited before it asked for a job"),
         (["--image", "any", "--reload"], "--reload does not go with --image"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from aggregating_worker.local import LocalEndpoint, stops
+from aggregating_worker.local import LocalEndpoint, launch, stops, workers
 from tests.conftest import Caller, MakeWorker
 
 IDLE = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -86,6 +87,53 @@ def test_each_worker_runs_in_a_folder_of_its_own_where_it_finds_the_project(tmp_
     assert not list(tmp_path.glob("worker-*[0-9]"))
 
 
+def test_what_a_worker_writes_in_its_folder_does_not_change_the_project(tmp_path: Path) -> None:
+    names = ["labels.json", "data/deep/table.csv", "linked.txt", ".env"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("as it was")
+    (tmp_path / "linked.txt").unlink()
+    (tmp_path / "linked.txt").symlink_to("labels.json")
+    (tmp_path / "run.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "run.sh").chmod(0o755)
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "model.bin").open("wb") as file:
+        file.truncate(launch.COPIED + 1)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "pyvenv.cfg").touch()
+    handler = (
+        f"names = {names}\n"
+        "def handler(job):\n"
+        "    read = [open(name).read() for name in names]\n"
+        "    for name in names:\n"
+        "        open(name, 'w').write('changed')\n"
+        "    os.mkdir('data/new')\n"
+        "    return read, os.access('run.sh', os.X_OK), [name for name in os.listdir() if os.path.islink(name)]"
+    )
+    with serving(tmp_path, handler) as caller:
+        read, executable, links = caller.runsync([])["output"]
+    assert read == ["as it was"] * len(names)
+    assert executable
+    assert sorted(links) == [".git", "model.bin", "pipe", "python"]
+    assert [(tmp_path / name).read_text() for name in names] == ["as it was"] * len(names)
+    assert not (tmp_path / "data" / "new").exists()
+
+
+def test_a_folder_too_large_to_be_copied_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that holds the copy does not hold a copy of that."""
+    monkeypatch.setattr(launch, "ROOM", 2 * launch.OWN_BYTES)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "b"))
+    for name in ("a/first", "b/second", "c/third", "top"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    folder = launch.Command([]).folder(tmp_path)
+    assert folder.parent == tmp_path / "b"
+    assert [(folder / name).read_text() for name in ("a/first", "b/second", "c/third", "top")]
+    assert [path.name for path in sorted(folder.rglob("*")) if path.is_symlink()] == ["second", "third"]
+    assert not (folder / "b" / folder.name).exists()
+
+
 def test_a_relative_command_is_looked_for_where_the_endpoint_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +149,47 @@ def test_a_worker_that_asks_to_be_refreshed_is_replaced_after_its_job(tmp_path: 
     with serving(tmp_path, handler) as caller:
         pids = [caller.runsync([number])["output"]["pid"] for number in (0, 1, 2)]
     assert pids[0] == pids[1] != pids[2]
+
+
+def test_a_worker_that_hears_of_no_stop_is_replaced_once_its_other_jobs_are_done(
+    alone: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one on an old SDK: it would lose the jobs that it has in hand beside, and these their results so far."""
+    monkeypatch.setattr(stops, "GRACE", 0.1)
+    monkeypatch.setattr(stops, "PAUSE", 0.1)
+    [worker] = alone.endpoint.workers.running
+    ids = [alone.run([number]) for number in range(3)]
+    taken = alone.as_worker("GET", "job-take-batch", batch_size=2).json()
+    assert [job["id"] for job in taken] == ids[:2]
+    alone.post(f"/cancel/{ids[0]}")
+    until(lambda: not alone.endpoint.queue.stops.open)
+    assert alone.as_worker("GET", "job-take").status_code == 204  # the third is for another worker
+    assert not worker.exited.done()
+    assert alone.done(ids[1], {"output": [1]}).status_code == 200
+    assert worker.exited.result(20) == -signal.SIGKILL
+    states = [alone.status(job_id) for job_id in ids]
+    assert [state["status"] for state in states] == ["CANCELLED", "COMPLETED", "IN_QUEUE"]
+    assert not any("retries" in state for state in states)
+    until(lambda: [worker.id for worker in alone.endpoint.workers.running] == ["worker-2"])
+
+
+def test_a_worker_that_dies_at_its_start_is_tried_again_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "AGAIN", 0.5)
+    (tmp_path / "broken").touch()
+    handler = (
+        f"if os.path.exists({str(tmp_path / 'broken')!r}):\n    os._exit(3)\ndef handler(job):\n    return 'mended'"
+    )
+    with serving(tmp_path, handler, workers=2) as caller:
+        until(lambda: caller.get("/health").json()["workers"]["unhealthy"] == 2)
+        health = caller.get("/health").json()["workers"]
+        assert (health["throttled"], health["ready"]) == (0, 0)
+        (tmp_path / "broken").unlink()
+        assert caller.runsync([])["output"] == "mended"
+        until(lambda: caller.get("/health").json()["workers"]["ready"] == 2)
+        assert caller.get("/health").json()["workers"]["unhealthy"] == 0
+        assert "worker-1 ended before it asked for a job, with status 3" in caller.log.read_text()
 
 
 @pytest.mark.parametrize("ending", ["cancelled", "timed out"])

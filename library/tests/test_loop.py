@@ -217,7 +217,8 @@ def test_takes_that_bring_nothing_are_a_second_apart_at_most_and_never_without_a
     async def scenario() -> None:
         taking = loop.Loop({}, JobRunner(hostile, Settings(), []))
         taking._fetch = fetch
-        monkeypatch.setattr(loop, "asyncio", SimpleNamespace(sleep=sleep))
+        others = {"timeout": asyncio.timeout, "get_running_loop": asyncio.get_running_loop}
+        monkeypatch.setattr(loop, "asyncio", SimpleNamespace(sleep=sleep, **others))
         for _ in range(2_000):
             with suppress(ConnectionError):
                 assert await taking._take(None, 1) == []

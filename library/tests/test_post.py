@@ -217,6 +217,23 @@ def test_what_comes_unasked_is_no_answer_to_the_next_post() -> None:
         post_with(scenario)
 
 
+def test_a_connection_that_was_closed_while_the_worker_was_frozen_is_left_alone() -> None:
+    """The event loop has not come to its end yet."""
+    server = Server(OK)
+
+    async def scenario(poster: Poster) -> list[Answer]:
+        answers = [await poster.post(url, "/", {}, [b"body 0"], 5)]
+        [[connection]] = poster._resting.values()
+        while not connection.unread:
+            pass  # frozen
+        assert connection.reusable
+        return [*answers, await poster.post(url, "/", {}, [b"body 1"], 5)]
+
+    with serving(server) as url:
+        assert post_with(scenario) == [Answer(200, "")] * 2
+    assert server.connections == 2
+
+
 def test_a_connection_that_has_rested_for_long_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(post, "RESTED", 0.0)
     server = Server(OK, OK)

@@ -11,7 +11,7 @@ from tests.conftest import LIBRARY
 INSIDE = "process/run.py"
 """Runs in the process of the task, which trusts the worker."""
 
-frames = st.lists(st.tuples(st.integers(1, 8), st.integers(0, 2**32 - 1), st.binary(max_size=300)), max_size=8)
+frames = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2**32 - 1), st.binary(max_size=300)), max_size=8)
 
 
 @given(given=frames, cut=st.integers(1, 50))

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from aggregating_worker.context import progress_update
+
 LOG_LEVELS = ("NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "ERROR")
 INTEGERS = ("RUNPOD_PING_INTERVAL", "RUNPOD_REALTIME_PORT", "RUNPOD_REALTIME_CONCURRENCY")
 
@@ -33,7 +35,21 @@ def prepare() -> None:
 
         cpuinfo.get_cpu_info = dict
     _import_when_used("paramiko")  # by the SDK's command line alone, which no worker calls; a quarter of the rest
+    _replace_progress_update()
     _keep_writing()
+
+
+def _replace_progress_update() -> None:
+    """Have whoever imports the SDK's ``progress_update`` get the worker's.
+
+    The SDK's (``rp_progress.py``) posts from a thread of its own. An update that arrives after the job's result leaves
+    the job in progress for ever (runpod-python#250).
+    """
+    name = "runpod.serverless.modules.rp_progress"
+    stand_in = ModuleType(name)
+    for module in filter(None, (stand_in, sys.modules.get(name), sys.modules.get("runpod.serverless"))):
+        setattr(module, "progress_update", progress_update)  # noqa: B010  # a module has no such attribute to mypy
+    sys.modules[name] = stand_in
 
 
 def _import_when_used(name: str) -> None:

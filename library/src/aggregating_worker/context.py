@@ -1,4 +1,4 @@
-"""What a task may ask about an item: its job, its index, and a folder for the files in its result."""
+"""What a task has beside an item: its job, its index, a folder for files, and a way to say how far it is."""
 
 import tempfile
 import threading
@@ -11,6 +11,10 @@ from typing import Any
 _making = threading.Lock()
 
 
+def _unheard(_: object) -> None:
+    """Say nothing to nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """An item's job id, its ``index``, and the ``job`` as the platform sent it, without credentials."""
@@ -19,6 +23,7 @@ class Context:
     index: int
     job: Mapping[str, Any]
     _make: Callable[[], str] = field(default=tempfile.mkdtemp, repr=False, compare=False)
+    _tell: Callable[[Any], None] = field(default=_unheard, repr=False, compare=False)
     _folders: list[Path] = field(default_factory=list, init=False, repr=False, compare=False)
     """The folder, once it is made."""
 
@@ -33,6 +38,14 @@ class Context:
             if not self._folders:
                 self._folders.append(Path(self._make()))
         return self._folders[0]
+
+    def progress(self, value: Any) -> None:
+        """Have ``/status`` show how far the item is: ``{"progress": [{"index": 3, "value": …}, …]}`` of those that run.
+
+        ``value`` may be anything with a JSON form. Any thread may call this, as often as it likes: the latest value is
+        sent, once a second for all items of a job, and none after the job's result. Raises nothing.
+        """
+        self._tell(value)
 
 
 def folders_of(contexts: Iterable[Context]) -> list[Path]:
@@ -51,3 +64,14 @@ class Where:
 
 NOWHERE = Where()
 in_call: ContextVar[Where] = ContextVar("in_call", default=NOWHERE)
+
+
+class Updates:
+    """Who hears of the SDK's ``progress_update`` in this process: given the job's id, where it is called, the value."""
+
+    hear: Callable[[str, Where, Any], None] = staticmethod(lambda *_: None)
+
+
+def progress_update(job: Mapping[str, Any], progress: Any) -> None:
+    """Stand in for the SDK's function (``before_sdk``): it is as ``Context.progress`` of the item that calls it."""
+    Updates.hear(job["id"], in_call.get(), progress)

@@ -8,6 +8,7 @@ from typing import Any
 from aggregating_worker.calls.slots import Slots
 from aggregating_worker.calls.work import Options, Work
 from aggregating_worker.delivery.parts import Send
+from aggregating_worker.delivery.progress import SendProgress
 from aggregating_worker.outcome.overflow import CHUNK_BYTES, Output
 from aggregating_worker.outcome.result import Outcome
 from aggregating_worker.process.function import TaskFunction
@@ -27,6 +28,8 @@ class Stream:
         self.slots = Slots(processes, settings, batched=function.batched, slots=most)
         self.send_parts: Send | None = None
         """Posts the parts of items, if they can be streamed."""
+        self.send_progress: SendProgress | None = None
+        """Posts how far items are, if that can be shown."""
         self._function = function
         self._lookahead = settings.lookahead
         self._chunk_size = settings.chunk_size
@@ -60,6 +63,7 @@ class Stream:
             lookahead=self._lookahead,
             finishers=self._finishers,
             send_parts=self.send_parts if self._function.in_parts else None,
+            send_progress=self.send_progress,
         )
         try:
             slots.enter(work)
@@ -77,5 +81,7 @@ class Stream:
                 if work.make_room(1):
                     loop.call_soon(slots.offer, work)  # only when the next chunk is on its way
                 unsent -= len(chunk)
+            if work.progress:
+                await work.progress.end()  # before the final body, which is sent when this generator has ended
         finally:
             slots.leave(work)

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from aggregating_worker import log
 from aggregating_worker.delivery.parts import PartStream, Send
+from aggregating_worker.delivery.progress import Progress, SendProgress
 from aggregating_worker.outcome.overflow import Output
 from aggregating_worker.outcome.result import Outcome, Raised, describe, failure
 from aggregating_worker.process.attempt import Shared
@@ -109,6 +110,11 @@ class Item:
         if self.work.alive and self.work.parts:
             self.work.parts.add(self.index, part)
 
+    def take_progress(self, value: bytes) -> None:
+        """Take how far it is, encoded, unless it has its outcome."""
+        if self.work.progress and self.work.runs(self.place):
+            self.work.progress.tell(self.index, value)
+
     def settle(self, outcome: Outcome) -> None:
         """Give the item its outcome."""
         self.work.settle(self.place, outcome)
@@ -149,6 +155,7 @@ class Work:
         lookahead: int,
         finishers: Threads,
         send_parts: Send | None = None,
+        send_progress: SendProgress | None = None,
     ) -> None:
         self.items = items
         self.job_id = job_id
@@ -164,6 +171,7 @@ class Work:
         self.waits_since = 0.0
         self.alive = True
         self.parts = PartStream(job_id, partial(send_parts, output), self._wake) if send_parts else None
+        self.progress = Progress(job_id, send_progress) if send_progress else None
         self.output = output
         self.unadmitted = 0
         """Bytes of outcomes that are made, and have no room in the response yet."""
@@ -205,10 +213,16 @@ class Work:
         self._may_start = min(self._may_start + results, len(self.items))
         return self.startable >= self._lookahead / TOGETHER or len(self._ready) < self._lookahead / 2
 
+    def runs(self, place: int) -> bool:
+        """Whether the item at ``place`` has no outcome yet, and the job is not over."""
+        return self.alive and place >= self._admitted and place not in self._made
+
     def settle(self, place: int, outcome: Outcome) -> None:
         """Take the outcome of the item at ``place``. A second one, or one for a job that is over, is dropped."""
-        if not self.alive or place < self._admitted or place in self._made:
+        if not self.runs(place):
             return
+        if self.progress:
+            self.progress.drop(outcome.index)
         self._made[place] = outcome
         self.unadmitted += outcome.size
         while self._admitted in self._made:
@@ -271,3 +285,5 @@ class Work:
         self.alive = False
         for task in list(self.parts.posting.values()) if self.parts else []:
             task.cancel()
+        if self.progress:
+            self.progress.stop()

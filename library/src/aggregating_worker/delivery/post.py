@@ -5,6 +5,7 @@ long, and only the status of the answer is needed here.
 """
 
 import asyncio
+import select
 import socket
 import ssl
 import time
@@ -77,6 +78,13 @@ class _Connection(asyncio.Protocol):
         self._retry_after = ""
         self._unsent: Iterator[bytes | memoryview] | None = None
         self._full = False
+
+    @property
+    def unread(self) -> bool:
+        """Whether something has come, such as its end, that the event loop has not read: the worker was frozen."""
+        looking = select.poll()
+        looking.register(self._transport.get_extra_info("socket"), select.POLLIN)
+        return bool(looking.poll(0))
 
     async def post(self, head: bytes, body: Sequence[bytes], seconds: float) -> Answer:
         if self._transport.is_closing():
@@ -175,7 +183,7 @@ def _pieces(body: Sequence[bytes]) -> Iterator[bytes | memoryview]:
 def _fresh(resting: list[_Connection]) -> _Connection | None:
     while resting:
         connection = resting.pop()
-        if connection.reusable and time.monotonic() - connection.used < RESTED:
+        if connection.reusable and time.monotonic() - connection.used < RESTED and not connection.unread:
             return connection
         connection.end()
     return None

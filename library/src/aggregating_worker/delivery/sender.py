@@ -8,7 +8,7 @@ functions where ``rp_job`` calls them.
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -36,13 +36,22 @@ ANSWER_WITHIN, BYTES_A_SECOND = 15, 200_000
 """How long to wait for an answer: so many seconds, plus what the body takes at this rate."""
 HOPELESS_WITHIN = 1
 """The seconds of the single attempts after ``DELIVER_FOR``."""
+FORGOTTEN_AFTER = 1.0
+"""Seconds between two answers 404 after which the platform does not know a job any more."""
+PROGRESS_WITHIN = 5.0
+"""How long the only attempt to send a progress may take."""
 SHRINK_BY = 32
 """A final body that is too large is made smaller by this part of it for the next attempt."""
+FORGOTTEN = "The platform answers 404 for this job: it is over there, or its time is. What is left of it is dropped."
 HEADERS = {"charset": "utf-8", "Content-Type": "application/x-www-form-urlencoded"}
 
 
 class TooLarge(Exception):
     """The platform does not take a body of this size."""
+
+
+class RefusedForGood(Exception):
+    """The platform will never take this body; the text says what it answered."""
 
 
 class GivenUp(Exception):
@@ -55,7 +64,13 @@ class Sender:
 
     deliver_for: float
     lost: bool = False
-    """Whether a job's final body was given up."""
+    """Whether a job was given up without a final body."""
+    taken: int = 0
+    """How many POSTs the platform has taken."""
+    on_forgotten: Callable[[str], None] = field(default=lambda job_id: log.error(FORGOTTEN, job_id))
+    """Called with the id of a job that the platform does not know any more: nobody waits for it."""
+    on_refusal: Callable[[str], None] = field(default=lambda _: None)
+    """Called with the reason once the platform refuses whatever it is sent."""
     session: Any = None
     """The SDK's session, as soon as it is known: its headers go with parts of items, too."""
     poster: Poster = field(default_factory=Poster)
@@ -109,51 +124,63 @@ class Sender:
         """
         since = output.failing_since or time.monotonic()
         try:
-            await self._post(session, f"{rp_http.JOB_STREAM_URL}&isStream=false", body, job_id, since)
+            with suppress(RefusedForGood):
+                await self._post(session, f"{rp_http.JOB_STREAM_URL}&isStream=false", body, job_id, since)
             output.failing_since = None
         except GivenUp:
             output.failing_since = since
 
     async def send_result(self, session: Any, result: dict[str, Any], job: dict[str, Any], *, is_stream: bool) -> None:
-        """Post a job's final body; if it is too large, again with its largest results stored or failed."""
+        """Post a job's final body; if it is too large, again with its largest results stored or failed.
+
+        If it is refused for good, the job fails, so that its caller need not wait until its time is over.
+        """
         job_id = job["id"]
         template = f"{rp_http.JOB_DONE_URL}&isStream={str(is_stream).lower()}"
         chunks: list[Chunk] = result.get("output") or []
         rest = {name: value for name, value in result.items() if name != "output"}
         if any(chunk.output.refresh_worker for chunk in chunks):
             rest["stopPod"] = True
-        while True:
+        why = ""
+        while not why:
             body = final_body(chunks, rest)
+            size = _size(body)
             try:
                 return await self._post(session, template, body, job_id, time.monotonic())
             except GivenUp:
                 self.lost = True
                 return None
+            except RefusedForGood as refusal:
+                why = str(refusal)
             except TooLarge:
-                size = _size(body)
                 log.warning(
                     f"A final body of {size} bytes is too large for the platform: trying a smaller one.", job_id
                 )
-            smaller = await asyncio.to_thread(_shrink, chunks, size // SHRINK_BY)
-            if not smaller:
-                log.error(f"A final body of {size} bytes cannot be made smaller: the job gets no result.", job_id)
-                return None
-            chunks = smaller
+                smaller = await asyncio.to_thread(_shrink, chunks, size // SHRINK_BY)
+                why = "" if smaller else "it is too large, and cannot be made smaller"
+                chunks = smaller or []
+        taken, sentence = self.taken, f"The platform does not take the job's result of {size:,} bytes: {why}."
+        try:
+            await self._post(session, template, final_body([], {**rest, "error": sentence}), job_id, time.monotonic())
+        except (RefusedForGood, TooLarge):
+            self.lost = True
+            if self.taken == taken:
+                self.on_refusal("the platform takes neither the result of a job nor its failure")
+        except GivenUp:
+            self.lost = True
 
     async def _post(self, session: Any, template: str, body: Sequence[bytes], job_id: str, since: float) -> None:
-        """Post ``body`` until it is taken or refused for good.
+        """Post ``body`` until it is taken. If the platform has forgotten the job, say so, and return.
 
-        Raises ``TooLarge``, and ``GivenUp`` once ``deliver_for`` seconds have passed since ``since``. A body whose
-        answer is lost arrives twice.
+        Raises ``RefusedForGood``, ``TooLarge``, and ``GivenUp`` once ``deliver_for`` seconds have passed since
+        ``since``. A body whose answer is lost arrives twice.
         """
-        quoted = quote(job_id)
-        server, path = _parsed(template)
-        path = path.replace("$ID", quoted)
-        headers = {**session.headers, **HEADERS, "X-Request-ID": quoted}
+        server, path, headers = _request(session, template, job_id)
         hopeless = time.monotonic() > since + max(self.deliver_for, ANSWER_WITHIN)
         size = _size(body)
         seconds = (HOPELESS_WITHIN if hopeless else ANSWER_WITHIN) + size // BYTES_A_SECOND
-        pause = FIRST_PAUSE
+        pause, unknown = FIRST_PAUSE, False
+        due = time.monotonic()
         while True:
             asked = 0.0
             try:
@@ -165,16 +192,26 @@ class Sender:
                         if other.method == "POST":  # else it was a GET, whose 200 is some page
                             answer = Answer(other.status, other.headers.get("Retry-After", ""))
                 if answer.status < 300:
+                    self.taken += 1
                     return
+                if answer.status == 404:
+                    if unknown:
+                        self.on_forgotten(job_id)
+                        await asyncio.sleep(0)  # which ends this asyncio task, if it is the job's
+                        return
+                    unknown = True
+                    await asyncio.sleep(FORGOTTEN_AFTER)
+                    continue
                 why = f"answered {answer.status}"
                 if answer.status == 413 or (answer.status == 400 and size > LARGE):
                     raise TooLarge
                 if 400 <= answer.status < 500 and answer.status not in TRANSIENT:
                     log.error(f"{size} bytes are refused for good: the platform {why}.", job_id)
-                    return
+                    raise RefusedForGood(f"it {why}")
                 asked = _retry_after(answer.retry_after)
             except (ClientError, OSError) as error:
                 why = f"could not be reached ({type(error).__name__})"
+            since += max(0.0, time.monotonic() - due - 3 * seconds)  # no time passes while the worker is frozen
             left = since + self.deliver_for - time.monotonic()
             if left <= 0:
                 log.error(f"{size} bytes are given up after DELIVER_FOR: the platform {why}.", job_id)
@@ -182,8 +219,26 @@ class Sender:
             if pause == FIRST_PAUSE:
                 log.warning(f"{size} bytes are sent again for up to {left:.0f} s: the platform {why}.", job_id)
             wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # workers must not all try again at once
-            await asyncio.sleep(min(max(wait, asked), left))
+            wait = min(max(wait, asked), left)
+            due = time.monotonic() + wait
+            await asyncio.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def send_progress(self, job_id: str, entries: bytes) -> bool:
+        """Post how far a job's items are, once, as the SDK does (``rp_progress``); return whether that is taken."""
+        server, path, headers = _request(self.session, f"{rp_http.JOB_DONE_URL}&isStream=false", job_id)
+        body = [b'{"status": "IN_PROGRESS", "output": {"progress": ', entries, b"}}"]
+        with suppress(OSError):
+            async with asyncio.timeout(PROGRESS_WITHIN):
+                return (await self.poster.post(server, path, headers, body, PROGRESS_WITHIN)).status < 300
+        return False
+
+
+def _request(session: Any, template: str, job_id: str) -> tuple[URL, str, dict[str, str]]:
+    """Return the server, the path and the headers of a POST for a job."""
+    quoted = quote(job_id)
+    server, path = _parsed(template)
+    return server, path.replace("$ID", quoted), {**session.headers, **HEADERS, "X-Request-ID": quoted}
 
 
 @lru_cache(maxsize=8)

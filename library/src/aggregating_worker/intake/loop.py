@@ -21,6 +21,7 @@ from runpod.serverless.modules.rp_handler import is_generator
 from runpod.serverless.modules.worker_state import Job
 
 from aggregating_worker import log
+from aggregating_worker.delivery.sender import FORGOTTEN
 from aggregating_worker.intake.answer import jobs_in
 from aggregating_worker.job import JobRunner
 
@@ -34,7 +35,15 @@ METHODS = (
     "handle_shutdown",
     "kill_worker",
 )
-ATTRIBUTES = ("jobs_queue", "jobs_fetcher", "jobs_tasks", "job_progress", "current_concurrency", "_shutdown_event")
+ATTRIBUTES = (
+    "jobs_queue",
+    "jobs_fetcher",
+    "jobs_fetcher_timeout",
+    "jobs_tasks",
+    "job_progress",
+    "current_concurrency",
+    "_shutdown_event",
+)
 ROUND_TRIP, LAST_MOMENT = 1.0, 0.05
 """Seconds that a worker which is told to stop waits for a job on its way: for the answer to a ping, at most, and then
 for an answer that was sent beside it."""
@@ -51,6 +60,7 @@ def install(worker: JobRunner) -> None:
     if worker.sender.install():
         worker.plain = False
         worker.stream.send_parts = worker.sender.send_parts
+        worker.stream.send_progress = worker.sender.send_progress
     if missing := [name for name, found in _seams() if not found]:
         log.warning(f"Jobs are taken at the SDK's own pace: its job loop has no {', '.join(missing)} any more.")
     else:
@@ -73,14 +83,15 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
     """The worker's job loop, under the SDK's ``config``."""
 
     jobs_fetcher: Any
+    jobs_fetcher_timeout: Any
 
     def __init__(self, config: dict[str, Any], worker: JobRunner) -> None:
         if "handler" in config and not is_generator(config["handler"]):
             sys.exit("The SDK would never answer a job: its handler must be an async generator function itself.")
         super().__init__(config)
         self.jobs_queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._fetch = self.jobs_fetcher
-        self.jobs_fetcher = self._take
+        self._fetch, self._patience = self.jobs_fetcher, self.jobs_fetcher_timeout
+        self.jobs_fetcher, self.jobs_fetcher_timeout = self._take, None
         self._worker = worker
         self._slots = worker.slots
         self._most = worker.settings.job_concurrency or self._slots.most_items + worker.settings.lookahead
@@ -96,6 +107,8 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._slots.on_room = self._room.set
         self._slots.on_end = self._hand_back
         worker.on_start = self._started
+        worker.sender.on_forgotten = self._forgotten
+        worker.sender.on_refusal = self._end
 
     async def run(self) -> None:
         """Run until the worker is told to stop and its jobs are done."""
@@ -129,7 +142,8 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         """
         began = time.monotonic()
         try:
-            answer = await self._fetch(_Watched(session, self._answer), count) or []
+            async with self._in_time():
+                answer = await self._fetch(_Watched(session, self._answer), count) or []
         except Exception:
             await self._rest()
             raise
@@ -149,6 +163,20 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
             await self._rest()
         self._left = max(0, self._left - len(fresh))
         return fresh
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Raise ``TimeoutError`` where a poll takes too long. That is found in two steps, the second a moment later.
+
+        By then, a worker that was frozen for so long has read the answer, with jobs in it, that came meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as limit:
+            alarm = loop.call_later(self._patience, lambda: limit.reschedule(loop.time() + LAST_MOMENT))
+            try:
+                yield
+            finally:
+                alarm.cancel()
 
     async def _rest(self) -> None:
         await asyncio.sleep(self._pause)
@@ -224,18 +252,31 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         if task.cancelled():  # perhaps before it began: then the SDK has not cleaned up
             self.job_progress.remove(job)
             self.jobs_tasks.pop(job["id"], None)
+            with suppress(asyncio.CancelledError):
+                task.exception()  # it has the generator of the job in its traceback, which is closed when that goes
         else:
             task.exception()  # the SDK has logged it
         self._started(job["id"])
         self._slots.delivered(job["id"])
 
+    def _forgotten(self, job_id: str) -> None:
+        """Cancel a job that the platform does not know any more."""
+        task = self.jobs_tasks.get(job_id)
+        if task and not task.cancelling():
+            log.error(FORGOTTEN, job_id)
+            task.cancel()
+
     def _hand_back(self, reason: str) -> None:
         """Leave the jobs that are not made to another worker; end with status 1 when the others are delivered."""
-        if not self._worker.ends:
-            log.error(f"The worker ends: {reason}.")
         for work in self._slots.room.unmade:
             if task := self.jobs_tasks.get(work.job_id):
                 task.cancel()
+        self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        """Take no further job; end with status 1 when those in hand are delivered."""
+        if not self._worker.ends:
+            log.error(f"The worker ends: {reason}.")
         self._worker.ends = True
         self.kill_worker()
 

@@ -1,9 +1,7 @@
 """Runpod's job API, for callers, under ``/v2/local`` (docs, serverless/endpoints/operation-reference)."""
 
-import asyncio
 from typing import Any
 
-import httpx2
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,14 +10,13 @@ from aggregating_worker.local.body import Body, answer, check_depth, encode, rea
 from aggregating_worker.local.job import Job, join
 from aggregating_worker.local.queue import Full, Queue
 from aggregating_worker.local.routes import Routes, number
+from aggregating_worker.local.webhooks import Webhooks
 from aggregating_worker.local.workers import Workers
 
 MAX_BODY = {"run": 10 * 2**20, "runsync": 20 * 2**20, "batch": 10 * 2**20}
 """Bytes of a request, and of its result, by operation."""
 LONGEST = 604_800_000
 """The highest time limit of a job, in milliseconds: a week."""
-WEBHOOK_TRIES = 3
-WEBHOOK_PAUSE = 10.0
 STREAM_WAIT = 5_000
 """Milliseconds that ``/stream`` waits for a chunk. On the platform it is 10 s, when the SDK's own client gives up."""
 SYNC_WAIT = 90_000
@@ -116,14 +113,12 @@ def client_api(api: Routes, queue: Queue, workers: Workers) -> None:
         """Count jobs and workers by state."""
         return answer(encode(count(queue, workers)))
 
-    webhooks: set[asyncio.Task[None]] = set()
+    @api.get("/requests")
+    async def requests(_: Request) -> Response:
+        """List the jobs that are kept, newest first, without what they were given and what came of it."""
+        return answer(encode({"requests": [job.facts() for job in reversed(queue.jobs.values())]}))
 
-    def call_webhook(job: Job) -> None:
-        if job.webhook:
-            webhooks.add(task := asyncio.create_task(_post(job.webhook, job.state())))
-            task.add_done_callback(webhooks.discard)
-
-    queue.on_final = call_webhook
+    queue.on_final = Webhooks(workers.say).call
 
 
 def checked(body: Body) -> Body:
@@ -142,16 +137,3 @@ def checked(body: Body) -> Body:
         if not isinstance(limit, int | float) or not least <= limit <= LONGEST:
             raise HTTPException(400, f"bad request: body: policy.{name} must be from {least} to {LONGEST} ms")
     return body
-
-
-async def _post(url: str, state: bytes) -> None:
-    """Send a final state to a webhook, again unless it answers 200 (docs, serverless/endpoints/send-requests)."""
-    async with httpx2.AsyncClient(headers={"Content-Type": "application/json"}) as client:
-        for left in reversed(range(WEBHOOK_TRIES)):
-            try:
-                if (await client.post(url, content=state)).status_code == 200:
-                    return
-            except Exception:  # noqa: S110  # the address is the caller's: nobody here could mend it
-                pass
-            if left:
-                await asyncio.sleep(WEBHOOK_PAUSE)

@@ -2,6 +2,7 @@
 
 const isText = (value) => typeof value === "string";
 const isLine = (value) => isText(value) && value !== "" && !/[\r\n]/.test(value);
+const literal = (value) => value?.rawJSON ?? value; // of a number that parse has kept as it was written
 const element = (tag, properties) => Object.assign(document.createElement(tag), properties);
 const rows = (text) => Math.min(12, text.split("\n").length + 2);
 const area = (value) => element("textarea", { value, rows: rows(value), spellcheck: false });
@@ -22,35 +23,55 @@ const KINDS = [
       select.value = JSON.stringify(value) ?? "";
       return select;
     },
-    read: JSON.parse,
+    read: checked,
   },
   {
-    suits: ({ type }, value = 0) => (type === "integer" || type === "number") && typeof value === "number",
-    make: ({ type, minimum = "", maximum = "" }, value = "") =>
-      element("input", { type: "number", min: minimum, max: maximum, step: type === "integer" ? 1 : "any", value }),
-    read: Number,
+    suits: ({ type }, value = 0) =>
+      (type === "integer" || type === "number") && (typeof value === "number" || value?.rawJSON !== undefined),
+    make: ({ type, minimum = "", maximum = "" }, value = "") => {
+      const [min, max, step] = [minimum, maximum, type === "integer" ? 1 : "any"];
+      return element("input", { type: "number", min, max, step, value: literal(value) });
+    },
+    read: (text) => checked(text.replace(/^(-?)0+(?=\d)/, "$1").replace(/^(-?)(?=\.)/, (sign) => `${sign}0`)), // 007, .5
   },
   {
     suits: ({ type }, value = "line") => type === "string" && isLine(value),
     make: (_, value = "") => element("input", { type: "text", value }),
-    read: (text) => text,
+    read: JSON.stringify,
   },
   {
     hint: "One per line.",
     suits: ({ type, items }, value = []) =>
       type === "array" && items?.type === "string" && !options(items) && Array.isArray(value) && value.every(isLine),
     make: (_, value = []) => area(value.join("\n")),
-    read: (text) => text.split("\n").filter((line) => line !== ""),
+    read: (text) => JSON.stringify(text.split("\n").filter((line) => line !== "")),
   },
   {
     hint: "As JSON.",
     suits: () => true,
     make: (_, value) => area(JSON.stringify(value, null, 2) ?? ""),
-    read: JSON.parse,
+    read: checked,
   },
 ];
 
 let fields = []; // the fields that are shown
+
+/** Read JSON; where the browser can, a number that JavaScript would write otherwise is kept as it is in `text`. */
+export function parse(text) {
+  return JSON.parse(text, (_, value, context) => {
+    const asWritten = typeof value !== "number" || !JSON.rawJSON || String(value) === context?.source;
+    return asWritten ? value : JSON.rawJSON(context.source);
+  });
+}
+
+/** `text` as it is, if it is JSON with numbers that have an end. */
+function checked(text) {
+  JSON.parse(text, (_, value) => {
+    if (Math.abs(value) === Infinity && typeof value === "number") throw new Error("it has too large a number");
+    return value;
+  });
+  return text.trim();
+}
 
 /** Whether there is a field for everything in `input`. */
 export function holds(schema, input) {
@@ -81,14 +102,21 @@ export function show(place, schema, input) {
   place.replaceChildren(...fields.map(({ row }) => row));
 }
 
-/** The input in the fields, without blank ones: the worker has defaults for these. Throws if a field is not JSON. */
+/**
+ * The input in the fields as JSON, with each number as it was typed: JavaScript would round a large one. Blank fields are
+ * left out: the worker has defaults for these. Throws if a field is not JSON.
+ */
 export function read() {
+  for (const { name, control } of fields) {
+    if (control.validity.badInput) throw new Error(`${name} is no number that can be sent.`); // its value would be ""
+  }
   const filled = fields.filter(({ control }) => control.value.trim() !== "");
-  return Object.fromEntries(filled.map(({ name, kind, control }) => {
+  const members = filled.map(({ name, kind, control }) => {
     try {
-      return [name, kind.read(control.value)];
+      return `  ${JSON.stringify(name)}: ${kind.read(control.value)}`;
     } catch (error) {
       throw new Error(`${name} is not JSON: ${error.message}`);
     }
-  }));
+  });
+  return members.length ? `{\n${members.join(",\n")}\n}` : "{}";
 }

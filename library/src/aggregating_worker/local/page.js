@@ -293,7 +293,10 @@ function discard(element) {
 }
 
 async function load() {
-  const found = await call("form").then((answer) => answer.json()).catch((error) => ({ why: error.message }));
+  const found = await call("form")
+    .then((answer) => answer.text())
+    .then((text) => ({ ...JSON.parse(text), example: form.parse(text).example }))
+    .catch((error) => ({ why: error.message }));
   const { example = {}, why = "The form has no field for a part of test_input.json." } = found;
   if (schema && JSON.stringify(schema) === JSON.stringify(found.schema)) return; // keep what has been typed
   schema = found.schema;
@@ -312,9 +315,9 @@ function edit(asJson) {
   $("#fields").hidden = $("#fields").disabled = asJson;
 }
 
-// The input as JSON. What was written as JSON is sent as it is: JavaScript would round large numbers.
+// The input as JSON, as it was written: JavaScript would round large numbers.
 function input(asJson) {
-  if (!asJson) return JSON.stringify(form.read(), null, 2);
+  if (!asJson) return form.read();
   JSON.parse($("#json").value);
   return $("#json").value;
 }
@@ -324,7 +327,7 @@ function toggle() {
   $("#edit-json").checked = !asJson; // until it has worked
   const written = input(!asJson);
   if (asJson) $("#json").value = written;
-  else if (form.holds(schema, JSON.parse(written))) form.show($("#fields"), schema, JSON.parse(written));
+  else if (form.holds(schema, form.parse(written))) form.show($("#fields"), schema, form.parse(written));
   else throw new Error("The form has no field for a part of this.");
   edit(asJson);
 }
@@ -368,6 +371,9 @@ for (const tab of document.querySelectorAll("[role=tab]")) {
 }
 on("submit", $("#job"), submit);
 on("change", $("#edit-json"), toggle);
+$("#job").addEventListener("invalid", ({ target }) => {
+  put($("#refusal"), `${target.labels[0].textContent}: ${target.validationMessage}`);
+}, true);
 on("submit", $("#key"), () => {
   sessionStorage.setItem("key", $("#api-key").value);
   start();

@@ -42,6 +42,7 @@ class Queue:
         self._ended: dict[str, Job] = {}
         self._arrived = Signal()
         self._asking: list[object] = []
+        self._spared: set[str] = set()
         self._retired: set[str] = set()
 
     @property
@@ -110,6 +111,9 @@ class Queue:
         The worker that has waited longest comes first, even if another asks before it has heard of a new job.
         ``gone`` tells whether a worker that had to wait has hung up: a job given to it would be lost.
         """
+        if worker in self._spared:
+            await self._arrived.wait(lambda: worker in self._retired, seconds)
+            return []
         place = object()
         waits = len(self._waiting) <= len(self._asking)
         self._asking.append(place)
@@ -161,13 +165,15 @@ class Queue:
         """Take a worker's answer, as JSON without braces: progress if ``status`` is ``IN_PROGRESS``, else the end."""
         self._settle(job, outcome)
         if status == "IN_PROGRESS":
+            job.status = status  # which a job that had ended has again, for good: see ``worker_api``
             self._tell(job)
         else:
             self._end(job, status)
 
     def forget(self, job: Job) -> None:
         """Drop a job and its results, whatever its state is."""
-        self.cancel(job)
+        if job.id not in self._ended:
+            self.cancel(job)
         for timer in (job.expiry, job.timer):
             if timer is not None:
                 timer.cancel()
@@ -175,7 +181,7 @@ class Queue:
         if self.jobs.pop(job.id, None):
             self._used -= job.size
             job.chunks.clear()
-            job.outcome = DROPPED  # for those who still hold the job
+            job.request, job.outcome = b"", DROPPED  # for those who still hold the job
 
     def fits(self, size: int) -> bool:
         """Make room for ``size`` bytes by forgetting the jobs that ended first; return whether there is enough."""
@@ -187,6 +193,10 @@ class Queue:
         """Answer all who wait: the endpoint is about to stop."""
         for signal in (self._arrived, self.stops.changed, *(job.changed for job in self.jobs.values())):
             signal.end()
+
+    def spare(self, worker: str) -> None:
+        """Give ``worker`` no more jobs, while it finishes those that it has."""
+        self._spared.add(worker)
 
     def retire(self, worker: str) -> None:
         """Give ``worker`` no more jobs, and answer its polls at once, so that it can exit."""

@@ -16,7 +16,10 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Route(NamedTuple):
-    """The function that answers ``method`` on ``path``, in which ``{name}`` stands for any segment."""
+    """The function that answers ``method`` on ``path``, in which ``{name}`` stands for any segment.
+
+    At its end, ``{name*}`` stands for one or more.
+    """
 
     method: str
     path: str
@@ -30,6 +33,8 @@ class Place:
     named: "dict[str, Place]" = field(default_factory=dict)
     variable: "tuple[str, Place] | None" = None
     """The name for any other segment, and the place to which it leads."""
+    rest: str | None = None
+    """The name for all the segments that led here, of which there may be more."""
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
 
     def at(self, segment: str) -> "Place":
@@ -37,7 +42,8 @@ class Place:
         if not segment.startswith("{"):
             return self.named.setdefault(segment, Place())
         if self.variable is None:
-            self.variable = (segment[1:-1], Place())
+            name = segment[1:-1].rstrip("*")
+            self.variable = (name, Place(rest=name if segment.endswith("*}") else None))
         return self.variable[1]
 
 
@@ -71,6 +77,8 @@ class Router:
             elif segment and place.variable:
                 name, place = place.variable
                 variables[name] = segment
+            elif segment and place.rest:
+                variables[place.rest] += f"/{segment}"
             else:
                 raise HTTPException(404, "not found")
         if not place.endpoints:

@@ -14,7 +14,7 @@ from aggregating_worker.local.workers import GRACE
 
 
 def main(argv: list[str]) -> None:
-    """Serve until interrupted; exit 1 with a sentence if the endpoint or its workers cannot start."""
+    """Serve until interrupted; exit 1 with a sentence if the endpoint cannot start, or its workers' command is none."""
     parser = argparse.ArgumentParser(
         prog="aggregating-worker serve",
         usage="%(prog)s [--port PORT] [--workers COUNT] [--batch-workers COUNT] [--distance MS] [--reload] "
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
         description="Serve Runpod's job API on this machine, with workers in their production loop.",
     )
     parser.add_argument("--port", type=_port, default=8000, help="port to serve on; 0 takes a free one (default: 8000)")
-    parser.add_argument("--workers", type=_count, default=1, help="workers to keep alive (default: 1)")
+    parser.add_argument("--workers", type=_count, default=1, help="workers to keep alive, from 0 on (default: 1)")
     parser.add_argument(
         "--batch-workers", type=_count, default=1, help="workers to start with the first batch (default: 1)"
     )
@@ -67,8 +67,8 @@ def main(argv: list[str]) -> None:
                 flush=True,
             )
             try:
-                while endpoint.workers.alive or arguments.reload:
-                    time.sleep(0.2)
+                while True:
+                    time.sleep(60)
             except KeyboardInterrupt:
                 print(f"Stopping: running jobs have {GRACE:.0f} s to end.", flush=True)
                 raise
@@ -79,7 +79,6 @@ def main(argv: list[str]) -> None:
             sys.exit(f"Port {arguments.port} is in use: choose another --port.")
         why = ": ".join(filter(None, (error.strerror or str(error), error.filename)))
         sys.exit(f"The endpoint cannot start: {why}. Check the --port, and the command that runs a worker.")
-    sys.exit("Every worker exited before it asked for a job: the output above says why.")
 
 
 def _port(text: str) -> int:
@@ -87,7 +86,7 @@ def _port(text: str) -> int:
 
 
 def _count(text: str) -> int:
-    return _within(text, 1, 64)
+    return _within(text, 0, 64)
 
 
 def _milliseconds(text: str) -> int:

@@ -20,7 +20,9 @@ from aggregating_worker.local.client_api import client_api
 from aggregating_worker.local.form import Form
 from aggregating_worker.local.guard import Guard, key_check
 from aggregating_worker.local.launch import Command, Image
+from aggregating_worker.local.openai_api import openai_api
 from aggregating_worker.local.page import page_api, page_files
+from aggregating_worker.local.protocol import Protocol
 from aggregating_worker.local.queue import Queue
 from aggregating_worker.local.routes import Router, Routes
 from aggregating_worker.local.worker_api import worker_api
@@ -40,7 +42,7 @@ class LocalEndpoint:
     """An endpoint named ``local``, as a context manager; it serves from a thread of its own.
 
     ``command`` runs a worker (default: ``python handler.py``), with ``env`` added to its environment, in a folder of
-    its own with links to everything in ``cwd`` (default: the current folder). An ``Image`` runs one in a container with
+    its own with a copy of what is in ``cwd`` (default: the current folder). An ``Image`` runs one in a container with
     ``env``. ``workers`` of them are kept alive, and their output goes to ``log`` (default: this process's output).
     ``batch_workers`` more are started with the first batch, for batches only.
 
@@ -108,6 +110,8 @@ class LocalEndpoint:
                 timeout_graceful_shutdown=1,
                 timeout_keep_alive=KEEP_ALIVE,
                 lifespan="off",
+                http=Protocol,
+                ws="none",
             )
         )
         entered: Future[None] = Future()
@@ -182,6 +186,7 @@ class LocalEndpoint:
         workers, callers = Routes(API, lambda _: None), Routes(API, check_key)
         worker_api(workers, lambda worker_id: self.workers.find(worker_id) or self.batch_workers.find(worker_id))
         client_api(callers, self.queue, self.workers)
+        openai_api(callers, self.queue)
         batch_api(callers, self._batches)
         page, fetched = Routes("", lambda _: None), Routes("", check_key)
         page_files(page)

@@ -37,14 +37,19 @@ def worker_api(api: Routes, find: Callable[[str], WorkerProcess | None]) -> None
             return worker
         raise HTTPException(401, "unauthorized: this is for the endpoint's own workers")
 
-    async def posted(request: Request) -> tuple[WorkerProcess, Job, Body]:
-        """Return the worker, its job, and what it says about it; answer 404 if the job is no longer this worker's."""
+    async def posted(request: Request, *also: str) -> tuple[WorkerProcess, Job, Body]:
+        """Return the worker, its job, and what it says about it; answer 404 if the job is no longer this worker's.
+
+        It is this worker's while it is in progress, and in the states ``also``.
+        """
         worker = asking(request)
         job = worker.queue.jobs.get(request.path_params["job"])
         since = None if job is None else job.taken
 
         def check() -> Job:
-            if job is None or job.worker != worker.id or job.status != "IN_PROGRESS" or job.taken != since:
+            if job is None or job.worker != worker.id or job.taken != since:
+                raise HTTPException(404, "job not found")
+            if job.status != "IN_PROGRESS" and job.status not in also:
                 raise HTTPException(404, "job not found")
             return job
 
@@ -70,6 +75,7 @@ def worker_api(api: Routes, find: Callable[[str], WorkerProcess | None]) -> None
             for start in range(0, len(output), PIECE):
                 worker.queue.stream(job, encode({"output": output[start : start + PIECE]}))
         else:
+            worker.pool.say(f"A chunk of job {job.id} is refused: it has {len(body.text):,} bytes, and is no text.")
             raise HTTPException(400, "bad request: body: exceeded max body size of 1MB: yield less at once")
         return Response()
 
@@ -81,11 +87,21 @@ def worker_api(api: Routes, find: Callable[[str], WorkerProcess | None]) -> None
 
     @api.post("/job-done/{worker}/{job}")
     async def job_done(request: Request) -> Response:
-        """Take the job's final output, its error, or a progress update."""
-        worker, job, body = await posted(request)
+        """Take the job's final output, its error, or a progress update.
+
+        A progress update that is late puts an ended job back in progress, as the platform does (runpod-python#250).
+        """
+        worker, job, body = await posted(request, "COMPLETED", "FAILED")
         status = "FAILED" if "error" in body.content else "COMPLETED"
         if body.content.get("status") == "IN_PROGRESS":
             status = "IN_PROGRESS"
+            if job.final:
+                worker.pool.say(
+                    f"A progress update of job {job.id} came after its end. It was {job.status}; now it is IN_PROGRESS "
+                    "again, and its result is gone: on the platform, too, such a job never ends."
+                )
+        elif job.final:
+            raise HTTPException(404, "job not found")
         worker.queue.done(job, members(body, {"output", "error"}), status)
         if body.content.get("stopPod"):
             worker.refresh()

@@ -21,6 +21,10 @@ PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
 GRACE = 20.0
 """Seconds that a worker has for its jobs after SIGTERM."""
+AGAIN = 10.0
+"""Seconds until another is started in the place of a worker that has died at its start."""
+LOOK = 0.5
+"""Seconds between two looks at whether a worker has done its other jobs."""
 PING = 4.0
 """Seconds between two pings of a worker; each names the jobs that it has in hand."""
 
@@ -52,7 +56,9 @@ class WorkerProcess:
 
     def seen(self) -> None:
         """Note a poll."""
-        self.ready = True
+        if not self.ready:
+            self.ready = True
+            self.pool.deaths = 0
         self.pool.launch_works |= not self.outdated
 
     def end(self) -> None:
@@ -73,7 +79,7 @@ class WorkerProcess:
 
 
 class Workers:
-    """Keeps ``count`` workers of ``queue`` alive. One that dies is replaced once any of them has been ready."""
+    """Keeps ``count`` workers of ``queue`` alive. One that dies at its start is replaced after a pause."""
 
     def __init__(
         self,
@@ -86,7 +92,8 @@ class Workers:
         name: str = "worker",
     ) -> None:
         self.queue = queue
-        self.unhealthy = 0
+        self.deaths = 0
+        """How many have died at their start since the last one that got ready."""
         self.launch_works = False
         self._known: dict[str, WorkerProcess] = {}
         self._launch = launch
@@ -97,11 +104,10 @@ class Workers:
         self._kind = name
         self.port = 0
         self._started = 0
-        self._in_start = 0
         self._starting: asyncio.Task[None] | None = None
         self._stopped = False
         self._watchers: set[asyncio.Task[None]] = set()
-        queue.stops.on_ignored = self.replace
+        queue.stops.on_ignored = self.replace_when_free
 
     @property
     def running(self) -> list[WorkerProcess]:
@@ -110,7 +116,7 @@ class Workers:
 
     @property
     def alive(self) -> bool:
-        """Whether any worker runs or is being replaced."""
+        """Whether any worker runs or is being replaced; not during the pause after one has died at its start."""
         return bool(self._watchers)
 
     def find(self, worker_id: str) -> WorkerProcess | None:
@@ -134,10 +140,17 @@ class Workers:
         secret = secrets.token_urlsafe()
         url = f"http://{self._launch.host}:{self.port}/v2/local"
         env = {**self._env, **protocol(url, worker_id, secret)}
-        folder = self._launch.folder(self._cwd)
-        self._in_start += 1
+        folder = await asyncio.to_thread(self._launch.folder, self._cwd)
+        process = await self._run(worker_id, folder, env)
+        worker = self._known[worker_id] = WorkerProcess(worker_id, secret, folder, process, self)
+        if self._stopped:  # while the process was being started
+            worker.kill()
+        self._watchers.add(watcher := asyncio.create_task(self._watch(worker)))
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def _run(self, worker_id: str, folder: Path, env: Mapping[str, str]) -> asyncio.subprocess.Process:
         try:
-            process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *self._launch.line(self._name(worker_id), env),
                 cwd=folder,
                 env={**os.environ, **env},
@@ -150,13 +163,6 @@ class Workers:
         except OSError:
             await self._launch.clear(self._name(worker_id), folder)
             raise
-        finally:
-            self._in_start -= 1
-        worker = self._known[worker_id] = WorkerProcess(worker_id, secret, folder, process, self)
-        if self._stopped:  # while the process was being started
-            worker.kill()
-        self._watchers.add(watcher := asyncio.create_task(self._watch(worker)))
-        watcher.add_done_callback(self._watchers.discard)
 
     async def _watch(self, worker: WorkerProcess) -> None:
         status = await worker.process.wait()
@@ -165,16 +171,27 @@ class Workers:
         del self._known[worker.id]
         self.queue.lose(worker.id)
         worker.exited.set_result(status)
-        if (self.launch_works or worker.outdated) and not (worker.stopping or self._stopped):
+        if worker.stopping or self._stopped:
+            return
+        self.deaths += not (worker.ready or worker.outdated)
+        if worker.outdated or (self.launch_works and (worker.ready or self.deaths == 1)):
             await self._start_one()
         elif not worker.ready:
-            self.unhealthy += 1
+            self.say(
+                f"{worker.id} ended before it asked for a job, with status {status}: its output above says why. "
+                f"Another one starts in {AGAIN:.0f} s."
+            )
+            asyncio.get_running_loop().call_later(AGAIN, self._fill)
+
+    def say(self, sentence: str) -> None:
+        """Write ``sentence`` where the workers write their output."""
+        if self._log is None:
+            print(sentence, file=sys.stderr, flush=True)
+        else:
+            os.write(self._log.fileno(), f"{sentence}\n".encode())
 
     def reload(self) -> None:
-        """Replace each worker, once it has finished its jobs, by one that reads the files as they are now.
-
-        If none of these can start, they are not tried again until the files change.
-        """
+        """Replace each worker, once it has finished its jobs, by one that reads the files as they are now."""
         if not self._started or self._stopped:
             return
         self.launch_works = False
@@ -182,7 +199,11 @@ class Workers:
             if not worker.outdated:
                 worker.outdated = True
                 worker.end()
-        for _ in range(len(self.running) + self._in_start, self._count):
+        self._fill()
+
+    def _fill(self) -> None:
+        """Start the workers that are missing, in the background."""
+        for _ in () if self._stopped else range(len(self._watchers), self._count):
             self._watchers.add(starting := asyncio.create_task(self._start_one()))
             starting.add_done_callback(self._watchers.discard)
 
@@ -193,6 +214,17 @@ class Workers:
         """End a worker now, if it is still there; it is replaced."""
         if worker := self.find(worker_id):
             worker.kill()
+
+    def replace_when_free(self, worker_id: str) -> None:
+        """Give a worker no more jobs, and end it once it has finished those that it should not stop; it is replaced.
+
+        An old SDK (1.7.0) hears of no stop: at once, its worker would lose the other jobs that it has in hand.
+        """
+        if self.queue.held_by(worker_id):
+            self.queue.spare(worker_id)
+            asyncio.get_running_loop().call_later(LOOK, self.replace_when_free, worker_id)
+        else:
+            self.replace(worker_id)
 
     def terminate(self, worker: WorkerProcess) -> None:
         """Ask a worker to finish its jobs and exit; it is not replaced."""
@@ -228,7 +260,7 @@ class Workers:
             "ready": len(ready),
             "running": busy,
             "throttled": 0,
-            "unhealthy": self.unhealthy,
+            "unhealthy": min(self.deaths, self._count),
         }
 
 

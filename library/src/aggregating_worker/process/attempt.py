@@ -38,6 +38,9 @@ class Taker(Protocol):
     def take_part(self, part: bytes) -> None:
         """Take a part, encoded."""
 
+    def take_progress(self, value: bytes) -> None:
+        """Take how far it is, encoded."""
+
 
 T = TypeVar("T", bound=Taker)
 

@@ -123,12 +123,13 @@ class Inside:
         self._todo: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         """For the main thread of a task that blocks: calls, and None at the end."""
         self._descriptors = (channel, *others)
-        self._busy = False
+        self._busy = self._silent = False
         self._later: deque[bytes] = deque()
         os.register_at_fork(after_in_child=self._be_a_child)
 
     def _be_a_child(self) -> None:
-        """In a process that the task has forked: what that logs goes to its standard error."""
+        """In a process that the task has forked: what that logs goes to its standard error, and no progress goes on."""
+        self._silent = True
         for descriptor in self._descriptors:
             descriptor.close()
         logging.root.handlers = [each for each in logging.root.handlers if type(each) is not TaskLog]
@@ -251,6 +252,8 @@ class Inside:
         return True
 
     def _say(self, frames: bytes) -> None:
+        if self._silent:
+            return
         with self._lock:
             self._later.append(frames)
             if self._busy:  # this is a signal handler, in the middle of what follows

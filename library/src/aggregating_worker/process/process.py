@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from aggregating_worker import log
 from aggregating_worker.outcome.result import Raised
 from aggregating_worker.process.attempt import Attempt
-from aggregating_worker.process.wire import Ask, Flag, Frames, Say, read_outcome
+from aggregating_worker.process.wire import PLACE, Ask, Flag, Frames, Say, read_outcome
 
 LOADS = 3
 """Times that ``load`` is tried, each in a fresh process."""
@@ -154,6 +154,9 @@ class Process(ABC):
                 attempt.wake()
             case Say.PART if attempt:
                 attempt.items[0].take_part(payload)
+            case Say.PROGRESS if attempt:
+                [place] = PLACE.unpack_from(payload)
+                attempt.items[place].take_progress(payload[PLACE.size :])
             case Say.READY:
                 [self.load_seconds] = json.loads(payload)
                 self.ready = True

@@ -13,12 +13,14 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from contextlib import aclosing, closing, suppress
 from dataclasses import astuple, dataclass, field
+from functools import partial
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
 
-from aggregating_worker.context import Context, Where, folders_of, in_call
+from aggregating_worker.context import Context, Updates, Where, folders_of, in_call
 from aggregating_worker.outcome.files import Unencoded
 from aggregating_worker.outcome.result import (
     describe,
@@ -32,7 +34,7 @@ from aggregating_worker.outcome.result import (
 from aggregating_worker.process.folders import Folders, remove
 from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.threads import Threads
-from aggregating_worker.process.wire import Ask, Flag, Say, frame, outcome, values
+from aggregating_worker.process.wire import PLACE, Ask, Flag, Say, frame, outcome, values
 from aggregating_worker.sentence import counted
 
 ENCODERS = 16
@@ -99,6 +101,9 @@ class Runner:
         self._copiers = Threads()  # in these, copies of files do not wait for others to be encoded
         self._jobs: dict[int, Job] = {}
         self._calls: dict[int, Call] = {}
+        self._first = iter([True])
+        """For one line in the log about a progress that cannot be sent, whichever thread comes first."""
+        Updates.hear = self._update
 
     def take(self, kind: int, number: int, payload: bytes, context: contextvars.Context | None = None) -> None:
         """Do what a frame asks; a call runs in a copy of ``context``, or else in a new one."""
@@ -246,6 +251,26 @@ class Runner:
             if not call.given_up and (said := encoded_value("part", part)):  # files are in the result only
                 self._say(frame(Say.PART, call.number, said))
 
+    def _progress(self, call: Call, place: int, value: Any) -> None:
+        try:
+            if not (said := encoded_value("progress", value)):
+                raise TypeError("progress has a file in it.")
+            self._say(frame(Say.PROGRESS, call.number, PLACE.pack(place), said))
+        except Exception as error:  # the task's own types may raise anything
+            if next(self._first, False):
+                line = values("WARN", f"Not sent: {describe(error).message}", call.jobs[place].id)
+                self._say(frame(Say.LOGGED, call.number, line))
+
+    def _update(self, job_id: str, where: Where, value: Any) -> None:
+        """Take what the task says by the SDK's ``progress_update``, as of the first item of that job in the call.
+
+        In a thread of the task's own it is not known which call that is: it is taken for the job's first.
+        """
+        calls = filter(None, (self._calls.get(where.call), *self._calls.copy().values()))
+        places = ((call, place) for call in calls for place, job in enumerate(call.jobs) if job.id == job_id)
+        for call, place in islice(places, 1):
+            self._progress(call, place, value)
+
     def _arguments(self, call: Call) -> list[Any]:
         """Return the function's arguments: the ``job`` of a call has the items of that call, of whichever jobs."""
         items = [*map(pickle.loads, call.items)]
@@ -255,8 +280,10 @@ class Runner:
         first = items if self._task.batched else items[0]
         if not self._task.with_context:
             return [first, job]
-        places = zip(call.jobs, call.indices, strict=True)
-        call.contexts = [Context(each.id, index, each.sent, self._folders.make) for each, index in places]
+        call.contexts = [
+            Context(each.id, call.indices[place], each.sent, self._folders.make, partial(self._progress, call, place))
+            for place, each in enumerate(call.jobs)
+        ]
         return [first, job, call.contexts if self._task.batched else call.contexts[0]]
 
     def _seal(self, call: Call, returned: Any) -> list[Made]:

@@ -46,6 +46,8 @@ class Say(IntEnum):
     ENDED = 7
     """The function has returned. If something follows, there are more outcomes to come: of results with files."""
     PONG = 8
+    PROGRESS = 9
+    """How far one of the call's items is: its place, and a value, encoded."""
 
 
 HEAD = struct.Struct("!BII")
@@ -66,6 +68,8 @@ class Flag(IntEnum):
     """The pieces are a result with files in it, else one piece, the envelope."""
 
 
+PLACE = struct.Struct("!I")
+"""The item's place in its call, before its progress."""
 Frame = tuple[int, int, bytes]
 
 

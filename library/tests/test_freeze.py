@@ -72,7 +72,7 @@ def check_next(caller: Caller) -> None:
     """Check that the next job is done at once, by the same worker."""
     began = time.monotonic()
     state = caller.runsync([1])
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10  # a connection that nobody notices to be closed costs 15 s, or 90
     assert (state["status"], state["workerId"]) == ("COMPLETED", "worker-1")
 
 

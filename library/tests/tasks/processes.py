@@ -150,7 +150,12 @@ def act(item: Item) -> Any:
             write_into_sockets()
             time.sleep(1_000)
         case "log in a fork":
-            return multiprocessing.get_context("fork").Pool(1).apply(log, (item.value,))
+            pool = multiprocessing.get_context("fork").Pool(1)
+            try:
+                return pool.apply(log, (item.value,))
+            finally:  # one that is only forgotten may hang (docs.python.org, multiprocessing.pool)
+                pool.close()
+                pool.join()
         case "picture":
             return Image.effect_noise((item.value, item.value), 90)
         case "sleep":

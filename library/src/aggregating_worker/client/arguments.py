@@ -48,7 +48,10 @@ def parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         what = "save each file of a result as DIR/INDEX-N.EXT, and put that path into the result"
         command.add_argument("--files", type=Path, metavar="DIR", help=what)
-        command.add_argument("--endpoint", metavar="ID", help="the endpoint's id (default: RUNPOD_ENDPOINT_ID)")
+        where = command.add_mutually_exclusive_group()
+        where.add_argument("--endpoint", metavar="ID", help="the endpoint's id (default: RUNPOD_ENDPOINT_ID)")
+        what = "call the local endpoint at its usual address, whatever the environment says"
+        where.add_argument("--local", action="store_true", help=what)
     return parser
 
 

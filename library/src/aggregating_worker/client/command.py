@@ -46,6 +46,9 @@ SCREEN = Console(stderr=True)
 NOTE = 40
 """Characters of an item's progress that the bar shows."""
 
+LOCAL = "http://127.0.0.1:8000/v2"
+"""Where ``aggregating-worker serve`` serves, if it is not told another port."""
+
 Show = Callable[[int, int | None, str], None]
 
 
@@ -92,7 +95,7 @@ async def _call(arguments: argparse.Namespace) -> int:
     kept: list[Envelope] = []
     done = failed = others = 0
     bar = sys.stderr.isatty() and not (streaming and sys.stdout.isatty())
-    async with Client(arguments.endpoint, told=_tell) as client:
+    async with _client(arguments) as client:
         with _progress(bar) as show:
             show(0, item_count(job), "")
 
@@ -147,6 +150,12 @@ async def _arriving(
                 yield each
 
 
+def _client(arguments: argparse.Namespace) -> Client:
+    if not arguments.local:
+        return Client(arguments.endpoint, told=_tell)
+    return Client("local", api_key=os.environ.get("RUNPOD_API_KEY") or "local", base_url=LOCAL, told=_tell)
+
+
 def _map(arguments: argparse.Namespace) -> int:
     """Map a list, and ask whoever is at the terminal before a journal goes on with something else."""
     try:
@@ -165,7 +174,7 @@ def _map(arguments: argparse.Namespace) -> int:
 async def _mapped(arguments: argparse.Namespace, *, agreed: bool) -> int:
     job = _read_job(arguments.job) if arguments.job else {"input": {}}
     out = Path(arguments.out)
-    async with Client(arguments.endpoint, told=_tell) as client:
+    async with _client(arguments) as client:
         with _opened(arguments.items) as items, _progress(sys.stderr.isatty()) as show:
             if arguments.cancel:
                 cancelled = await cancel_batches(

@@ -627,3 +627,17 @@ def test_a_bad_argument_is_a_sentence(arguments: list[str], sentence: bytes) -> 
     finished = client("http://127.0.0.1:1/v2", *arguments)
     assert (finished.returncode, finished.stdout) == (2, b"")
     assert sentence in finished.stderr
+
+
+def test_while_nothing_answers_that_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "LONGEST_WAIT", 0.01)
+    said: list[str] = []
+
+    async def ask() -> None:
+        async with Client("local", api_key=KEY, base_url="http://127.0.0.1:9/v2", told=said.append) as client:
+            for _ in range(2):
+                with pytest.raises(CallFailed):
+                    await client.status("job")
+
+    asyncio.run(ask())
+    assert said == ["No usable answer from 127.0.0.1 yet: it is tried for half a minute."]

@@ -6,6 +6,7 @@ not take it, since each that it takes is paid for.
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -32,10 +33,16 @@ HINTS = {
 class Api:
     """The job API of one endpoint. Arguments that are None come from the environment, under the SDK's own names.
 
-    Raises ``CallFailed`` if one is missing or cannot be used.
+    Raises ``CallFailed`` if one is missing or cannot be used. ``told`` gets a sentence while nothing answers.
     """
 
-    def __init__(self, endpoint_id: str | None, api_key: str | None, base_url: str | None) -> None:
+    def __init__(
+        self,
+        endpoint_id: str | None,
+        api_key: str | None,
+        base_url: str | None,
+        told: Callable[[str], object] = lambda _: None,
+    ) -> None:
         key = _given(api_key, "RUNPOD_API_KEY", f"make a key at {KEYS}, under API Keys")
         if not (key.isascii() and key.isprintable()):
             raise CallFailed(f"RUNPOD_API_KEY is not an API key: make one at {KEYS}, under API Keys.")
@@ -56,7 +63,7 @@ class Api:
                 limits=httpx2.Limits(max_keepalive_connections=kept),
                 verify=trust,
             )
-            return Http(http, secret=key, hints=HINTS, turn=self._turn)
+            return Http(http, secret=key, hints=HINTS, turn=self._turn, told=told)
 
         self._http = connections(kept=20)
         # A connection that has been closed at the other end looks just like an answer that was lost.

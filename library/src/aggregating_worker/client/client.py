@@ -74,7 +74,7 @@ class Client:
         base_url: str | None = None,
         told: Callable[[str], object] = LOG.warning,
     ) -> None:
-        self._api = Api(endpoint_id, api_key, base_url)
+        self._api = Api(endpoint_id, api_key, base_url, told)
         # No key is sent: a bucket must not see it, and a stored result's URL carries its own permission.
         self._bucket = Http(httpx2.AsyncClient(follow_redirects=True, max_redirects=5))
         self._told = told

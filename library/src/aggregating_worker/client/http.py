@@ -13,6 +13,8 @@ from aggregating_worker.sentence import counted, one_line
 
 ATTEMPTS = 8
 """How often a call is tried: for about half a minute, three windows of the platform's rate limits."""
+TOLD_AT = 4
+"""The try, about two seconds after the first, at which it is said that there are more to come."""
 LONGEST_WAIT = 15.0
 """Seconds between two attempts at most, unless the answer asks for more."""
 TIMEOUT = 30.0
@@ -57,6 +59,7 @@ class Http:
     """Makes requests through ``http``, which ``close`` closes too. Every call may raise ``CallFailed``.
 
     No message has ``secret`` in it. ``hints`` says what to do about a status. Each attempt first awaits its ``turn``.
+    ``told`` gets a sentence while no call succeeds.
     """
 
     def __init__(
@@ -66,11 +69,14 @@ class Http:
         secret: str = "",
         hints: Mapping[int, str] | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
+        told: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._http = http
         self._secret = secret
         self._hints = hints or {}
         self._turn = turn
+        self._told = told
+        self._has_told = False
 
     async def close(self) -> None:
         """Close the connections."""
@@ -121,8 +127,12 @@ class Http:
                 wait_max=LONGEST_WAIT,
                 wait_jitter=0.25,
             ):
+                if each.num == TOLD_AT and not self._has_told:
+                    self._has_told = True
+                    self._told(f"No usable answer from {address.host} yet: it is tried for half a minute.")
                 with each:
                     answer = await attempt()
+                    self._has_told = False
         except httpx2.HTTPStatusError as error:
             raise CallFailed(self._refusal(error), error.response.status_code, untaken=_untaken(error)) from None
         except (httpx2.RequestError, httpx2.InvalidURL) as error:

@@ -366,6 +366,7 @@ class Shop(ThreadingHTTPServer):
 
 
 class Counter(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # the client asks whether to go on (Expect), and else waits for a second
     server: Shop
 
     def do_PUT(self) -> None:

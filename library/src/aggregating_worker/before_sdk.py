@@ -6,7 +6,9 @@ import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, spec_from_loader
 from types import ModuleType
 from typing import Any
 
@@ -45,11 +47,25 @@ def _replace_progress_update() -> None:
     The SDK's (``rp_progress.py``) posts from a thread of its own. An update that arrives after the job's result leaves
     the job in progress for ever (runpod-python#250).
     """
-    name = "runpod.serverless.modules.rp_progress"
-    stand_in = ModuleType(name)
-    for module in filter(None, (stand_in, sys.modules.get(name), sys.modules.get("runpod.serverless"))):
+    for module in filter(None, map(sys.modules.get, (ReplacedProgress.NAME, "runpod.serverless"))):
         setattr(module, "progress_update", progress_update)  # noqa: B010  # a module has no such attribute to mypy
-    sys.modules[name] = stand_in
+    if not any(isinstance(finder, ReplacedProgress) for finder in sys.meta_path):
+        sys.meta_path.insert(0, ReplacedProgress())
+
+
+class ReplacedProgress(MetaPathFinder, Loader):
+    """Finds a module in place of the SDK's of this name."""
+
+    NAME = "runpod.serverless.modules.rp_progress"
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
+        """Return how to load the module, if it is that one."""
+        del path, target
+        return spec_from_loader(fullname, self) if fullname == self.NAME else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the worker's function into the module."""
+        setattr(module, "progress_update", progress_update)  # noqa: B010
 
 
 def _import_when_used(name: str) -> None:

@@ -74,4 +74,5 @@ class Updates:
 
 def progress_update(job: Mapping[str, Any], progress: Any) -> None:
     """Stand in for the SDK's function (``before_sdk``): it is as ``Context.progress`` of the item that calls it."""
-    Updates.hear(job["id"], in_call.get(), progress)
+    if isinstance(job, Mapping) and isinstance(job_id := job.get("id"), str):  # else the SDK's own does nothing
+        Updates.hear(job_id, in_call.get(), progress)

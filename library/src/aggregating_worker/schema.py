@@ -209,9 +209,13 @@ def main(argv: Sequence[str]) -> None:
         status = 0
         try:
             document.write(to_json(schemas(_imported(name)), indent=2, inf_nan_mode="strings", fallback=str) + b"\n")
+            document.flush()
         except Refused as refusal:
             print(refusal, file=sys.stderr)
             status = 1
+        except Exception as error:  # a task's own types, or whoever has closed the pipe
+            print(f"The schemas cannot be printed: {type(error).__name__}: {one_line(str(error))}.", file=sys.stderr)
+            os._exit(1)
     sys.stdout.flush()
     os._exit(status)  # even if the task has started threads
 

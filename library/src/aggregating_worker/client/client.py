@@ -14,7 +14,7 @@ from aggregating_worker.client.api import Api
 from aggregating_worker.client.batch import Batches
 from aggregating_worker.client.envelopes import Envelope, Parts, encode, failure, is_envelope, is_parts
 from aggregating_worker.client.files import save
-from aggregating_worker.client.http import CallFailed, Http
+from aggregating_worker.client.http import CallFailed, Http, JobUnknown
 from aggregating_worker.client.job import (
     FINAL,
     AnotherWorker,
@@ -27,6 +27,7 @@ from aggregating_worker.client.job import (
     streamed,
 )
 from aggregating_worker.client.waiting import Wait, Waiting
+from aggregating_worker.sentence import one_line
 
 LOG = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class Client:
         # No key is sent: a bucket must not see it, and a stored result's URL carries its own permission.
         self._bucket = Http(httpx2.AsyncClient(follow_redirects=True, max_redirects=5))
         self._told = told
+        self.leaves_jobs = False
+        """Whether a job may go on that nobody waits for any more: it could not be cancelled."""
         self._waiting = Waiting(lambda: self._api.call("GET", "/health"), told)
         self.batches = Batches(self._api)
         self.endpoint_id = self._api.endpoint_id
@@ -143,13 +146,32 @@ class Client:
         sending = asyncio.create_task(self._api.submit("run", body))
         try:
             return str((await asyncio.shield(sending))["id"])
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             try:
                 async with asyncio.timeout(PATIENCE):
-                    await self.cancel((await sending)["id"])
-            except (CallFailed, TimeoutError):
-                self._told("A job that was being sent may be queued, and could not be cancelled.")
+                    job_id = (await sending)["id"]
+            except (JobUnknown, TimeoutError):
+                cancelled.add_note("A job that was being sent may be queued.")
+                self._is_left(cancelled.__notes__[0])
+            except CallFailed:
+                pass  # it is not queued
+            else:
+                await self._give_up(job_id)
             raise
+
+    async def _give_up(self, job_id: str) -> None:
+        """Cancel a job that nobody waits for any more, or tell that it goes on."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self.cancel(job_id)
+        except JobFailed:
+            pass  # the endpoint does not have it
+        except (CallFailed, TimeoutError):
+            self._is_left(f"Job {one_line(job_id)} could not be cancelled, and may go on.")
+
+    def _is_left(self, sentence: str) -> None:
+        self.leaves_jobs = True
+        self._told(sentence)
 
     async def status(self, job_id: str) -> dict[str, Any]:
         """Return the answer of ``/status``: ``status``, and at the end ``output`` or ``error``."""
@@ -237,9 +259,7 @@ class Client:
             raise
         finally:
             if status not in FINAL and not complete:
-                with suppress(CallFailed, TimeoutError):
-                    async with asyncio.timeout(PATIENCE):
-                        await self.cancel(job_id)
+                await self._give_up(job_id)
 
     async def _look(self, job_id: str, progress: Progress) -> None:
         while True:

@@ -78,11 +78,13 @@ def main(argv: list[str]) -> None:
 
 def _left_behind(arguments: argparse.Namespace) -> str:
     """Say what an interrupt has done to the jobs, and how to continue."""
+    left = arguments.client.leaves_jobs if "client" in arguments else False
     if arguments.command != "map":
-        return "The job may go on." if arguments.command == "runsync" else "The job was cancelled."
+        return "The job may go on." if left or arguments.command == "runsync" else "The job was cancelled."
     if arguments.batch:
         return "The batches keep running. Run the same command to get their results, or with --cancel to cancel them."
-    return "The running jobs were cancelled. Run the same command to continue."
+    done = "Some jobs may go on" if left else "The running jobs were cancelled"
+    return f"{done}. Run the same command to continue."
 
 
 async def _call(arguments: argparse.Namespace) -> int:
@@ -151,9 +153,10 @@ async def _arriving(
 
 
 def _client(arguments: argparse.Namespace) -> Client:
-    if not arguments.local:
-        return Client(arguments.endpoint, told=_tell)
-    return Client("local", api_key=os.environ.get("RUNPOD_API_KEY") or "local", base_url=LOCAL, told=_tell)
+    key = os.environ.get("RUNPOD_API_KEY") or "local"
+    where = {"endpoint_id": "local", "api_key": key, "base_url": LOCAL} if arguments.local else {}
+    client = arguments.client = Client(**{"endpoint_id": arguments.endpoint, **where}, told=_tell)
+    return client
 
 
 def _map(arguments: argparse.Namespace) -> int:

@@ -33,6 +33,8 @@ class Journal:
     """
 
     def __init__(self, out: Path, of: Mapping[str, Any], items: Items, *, agreed: bool = False) -> None:
+        if not out.name or out.is_dir():
+            raise CallFailed(f"{out} is a folder: choose a file for --out.")
         self.path = out.with_name(out.name + ".journal")
         self.done = 0
         """How many items are done, be it that they failed."""

@@ -84,7 +84,8 @@ class LongList:
                 f"job of its own. {[*self.refused.values()][-1]}"
             )
         for index, fault in self.refused.items():
-            self.journal.record(failure(index, "JobFailed", fault.reason))
+            late = "The job ran out of time: " if fault.state == "TIMED_OUT" else ""
+            self.journal.record(failure(index, "JobFailed", f"{late}{fault.reason}"))
         self.refused.clear()
         self.show()
 

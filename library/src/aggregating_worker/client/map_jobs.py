@@ -1,7 +1,8 @@
 """A long list put through many jobs at once; items that one job brought no result for go into another."""
 
+import asyncio
 from collections.abc import Iterable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from aggregating_worker.client.envelopes import Envelope
 from aggregating_worker.client.http import CallFailed, JobUnknown
@@ -111,7 +112,7 @@ class Jobs:
         Each is submitted alone until the result of one fits. The ones before it are too large for any response. That
         one is not, so the shard had too many items: all shards are smaller from now on.
         """
-        while crowded:
+        while crowded and self._unknown < TRIES:
             index = crowded.pop(0)
             await self._settle([index])
             if index in self._list.journal and index not in self._oversize:
@@ -121,8 +122,19 @@ class Jobs:
                 return
 
     async def _submit(self, indices: list[int]) -> str:
-        job_id = await self._list.client.submit(self._list.body(indices))
-        self._list.journal.submitted(job_id, indices)
+        client, journal = self._list.client, self._list.journal
+        try:
+            job_id = await client.submit(self._list.body(indices))
+        except asyncio.CancelledError as cancelled:
+            if getattr(cancelled, "__notes__", ()):  # it may be queued all the same
+                journal.submitted(None, indices)
+            raise
+        try:
+            journal.submitted(job_id, indices)
+        except OSError:  # nobody would know of it
+            with suppress(CallFailed):
+                await client.cancel(job_id)
+            raise
         self._unknown = 0
         self.count += 1
         return job_id

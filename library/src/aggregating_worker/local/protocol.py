@@ -37,6 +37,8 @@ class Protocol(HttpToolsProtocol):
     """Bytes that came last, which may be of a body, too."""
     _tail = b""
     """The last of these, in which the end of the head may have begun."""
+    _trailing = 0
+    """Bytes that came since the last of a body: more than a few are trailers, which nobody reads."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -50,7 +52,10 @@ class Protocol(HttpToolsProtocol):
                 self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
                 self.transport.close()
                 return
+        self._trailing += len(data)
         super().data_received(data)
+        if self._trailing > HEAD and not self._open:
+            self.transport.close()
         if self._open:
             self._tail = data[-3:]
             self._wait()
@@ -64,8 +69,20 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
         self._open, self._size = True, 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._open:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._trailing = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._trailing = 0
+        super().on_message_complete()
+
     def on_headers_complete(self) -> None:
-        self._open = False
+        self._open, self._trailing = False, 0
         if self.parser.should_upgrade() and self._get_upgrade() == b"websocket":
             self.app = NO_WEBSOCKET
         if self._lot > HEAD and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD:

@@ -562,6 +562,24 @@ def test_an_interrupt_cancels_the_job_and_is_a_sentence(echo: Caller, fifo: Path
     assert mine.status == "CANCELLED"
 
 
+def test_a_job_that_cannot_be_cancelled_is_not_said_to_be(echo: Caller, fifo: Path) -> None:
+    def meddle(request: Request, forward: Callable[[], Answer]) -> Answer:
+        return Answer(500) if "/cancel/" in request.path else forward()
+
+    said: list[str] = []
+
+    async def leave(base_url: str) -> bool:
+        async with Client("local", api_key=KEY, base_url=base_url, told=said.append) as client:
+            async with aclosing(client.stream({"input": {"items": ["mine", {"read": str(fifo)}]}})) as arriving:
+                async for _ in arriving:
+                    break
+            return client.leaves_jobs
+
+    with proxy(echo.endpoint.base_url, meddle) as address:
+        assert asyncio.run(leave(address))
+    assert [sentence.partition(" could ")[2] for sentence in said] == ["not be cancelled, and may go on."]
+
+
 def test_on_a_terminal_progress_is_in_items_and_on_standard_error(echo: Caller) -> None:
     terminal, error = os.openpty()
     with subprocess.Popen(

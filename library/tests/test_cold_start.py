@@ -57,3 +57,21 @@ def test_a_variable_that_the_sdk_cannot_read_is_a_sentence(make_worker: MakeWork
     assert finished.returncode == 1
     assert finished.stderr.startswith(f"Check the environment: {name} should be ")
     assert finished.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "runpod.serverless.progress_update",
+        "runpod.serverless.modules.rp_progress.progress_update",
+        "__import__('importlib').import_module('runpod.serverless.modules.rp_progress').progress_update",
+    ],
+)
+def test_the_sdks_progress_update_is_the_workers_under_any_name(name: str) -> None:
+    program = f"""
+from aggregating_worker import before_sdk, context
+before_sdk.prepare()
+import runpod
+assert {name} is context.progress_update
+"""
+    subprocess.run([sys.executable, "-c", program], env=off_runpod(), check=True, timeout=60)

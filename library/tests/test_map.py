@@ -1,6 +1,7 @@
 """``map`` writes every item's envelope once and in order, whatever happens to it, the endpoint and the way between."""
 
 import asyncio
+import errno
 import io
 import json
 import os
@@ -608,6 +609,46 @@ def test_a_journal_that_is_a_pipe_or_a_folder_is_a_sentence(out: Path) -> None:
         with pytest.raises(CallFailed, match=r"results\.jsonl\.journal is not a file: choose another --out\.$"):
             mapped("http://127.0.0.1:1/v2", items, out)
         journal.rename(out.with_name(make.__name__))
+
+
+@pytest.mark.parametrize("folder", [Path(), Path(), Path("/")])
+def test_an_output_that_is_a_folder_is_a_sentence(folder: Path, out: Path) -> None:
+    with pytest.raises(CallFailed, match=r"is a folder: choose a file for --out\.$"):
+        mapped("http://127.0.0.1:1/v2", write_items(out.parent, [1]), folder)
+
+
+def test_a_job_that_cannot_be_journaled_is_cancelled(echo: Caller, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Journal, job_id: str | None, indices: list[int]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = {*echo.endpoint.queue.jobs}
+    monkeypatch.setattr(Journal, "submitted", full)
+    with pytest.raises(OSError, match="No space left"):
+        mapped(echo.endpoint.base_url, write_items(out.parent, ["alone"]), out)
+    [job] = [job for job_id, job in echo.endpoint.queue.jobs.items() if job_id not in before]
+    assert job.final
+
+
+class Interrupted(Client):
+    """Is cancelled in a submit of which nothing is known."""
+
+    async def submit(self, job: Job | bytes) -> str:
+        cancelled = asyncio.CancelledError()
+        cancelled.add_note("A job that was being sent may be queued.")
+        raise cancelled
+
+
+def test_lines_that_may_be_queued_after_an_interrupt_are_sent_again_only_if_told_to(
+    echo: Caller, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = write_items(out.parent, [1, 2])
+    for caller in (Interrupted, Client):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{__name__}.Client", caller)
+            with pytest.raises(CallFailed, match="has 1 job with lines 1-2: "):
+                mapped(echo.endpoint.base_url, items, out)
+    mapped(echo.endpoint.base_url, items, out, again=True)
+    assert read(out) == envelopes_of([1, 2])
 
 
 def test_a_link_where_the_output_is_written_is_not_followed(out: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_job_whose_sending_cannot_be_finished_is_told_of(monkeypatch: pytest.M
             asyncio.run(interrupt(address))
         finally:
             over.set()
-    assert told == ["A job that was being sent may be queued, and could not be cancelled."]
+    assert told == ["A job that was being sent may be queued."]
 
 
 class Weather:

@@ -12,15 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import boto3
 import httpx2
 import pytest
-from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
 
 from aggregating_worker.outcome.bucket import Access, Bucket
 from tests.calling import client
 from tests.conftest import Serve
+from tests.store import s3, serve_s3
 
 SECRET = "secret/never+to/be=seen"
 KEY_ID = "KEYIDNEVERSEENINLOGS"
@@ -29,34 +28,13 @@ KEY_ID = "KEYIDNEVERSEENINLOGS"
 @pytest.fixture(scope="module")
 def store() -> Iterator[dict[str, str]]:
     """Serve S3 with one bucket; return the worker's settings for it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "BUCKET_ENDPOINT_URL": f"http://{host}:{port}",
-        "BUCKET_ACCESS_KEY_ID": KEY_ID,
-        "BUCKET_SECRET_ACCESS_KEY": SECRET,
-        "BUCKET_NAME": "results",
-    }
-    s3(settings).create_bucket(Bucket="results")
-    s3(settings).create_bucket(Bucket="of-the-job")
-    yield settings
-    server.stop()
+    with serve_s3("results", "of-the-job", key_id=KEY_ID, secret=SECRET) as settings:
+        yield settings
 
 
 @pytest.fixture
 def dead_store(free_port: int, store: dict[str, str]) -> dict[str, str]:
     return {**store, "BUCKET_ENDPOINT_URL": f"http://127.0.0.1:{free_port}"}
-
-
-def s3(settings: dict[str, str]) -> Any:
-    return boto3.client(
-        "s3",
-        endpoint_url=settings["BUCKET_ENDPOINT_URL"],
-        aws_access_key_id=KEY_ID,
-        aws_secret_access_key=SECRET,
-        region_name="us-east-1",
-    )
 
 
 def at(url: str, name: str | None = None, region: str | None = None) -> Bucket:

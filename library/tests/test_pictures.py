@@ -7,37 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx2
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.calling import Answer, Request, client, serve_http
 from tests.conftest import Serve
+from tests.store import serve_s3
 from tests.tasks.pictures import picture
 
 SIZE = 3_000_000
 ITEMS = [{"seeds": [index], "size": SIZE} for index in range(12)]
 TASKS = ["pictures", "pictures_async", "pictures_batch"]
-KEYS = {"BUCKET_ACCESS_KEY_ID": "id", "BUCKET_SECRET_ACCESS_KEY": "secret"}
 
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[dict[str, str]]:
     """Serve S3 with one bucket that is named like the host; return the worker's settings for it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{port}",
-        aws_access_key_id="id",
-        aws_secret_access_key="secret",
-        region_name="us-east-1",
-    )
-    s3.create_bucket(Bucket="localhost")
-    yield {"BUCKET_ENDPOINT_URL": f"http://localhost:{port}", "BUCKET_NAME": "localhost", **KEYS}
-    server.stop()
+    with serve_s3("localhost") as settings:
+        yield {**settings, "BUCKET_ENDPOINT_URL": settings["BUCKET_ENDPOINT_URL"].replace("127.0.0.1", "localhost")}
 
 
 @contextmanager

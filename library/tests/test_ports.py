@@ -17,14 +17,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx2
 import pytest
-from moto.server import ThreadedMotoServer
 
 from aggregating_worker.local import LocalEndpoint
 from tests.conftest import HANDLER, LIBRARY, TESTS, Caller, Serve
 from tests.ports import _old_form
+from tests.store import s3, serve_s3
 
 PORTS = TESTS / "ports"
 COMFYUI = str(PORTS / "stubs" / "comfyui.py")
@@ -87,23 +86,8 @@ def site() -> Iterator[str]:
 @pytest.fixture
 def bucket() -> Iterator[dict[str, str]]:
     """Serve S3; return the settings for it."""
-    store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    store.start()
-    host, port = store.get_host_and_port()
-    settings = {
-        "BUCKET_ENDPOINT_URL": f"http://{host}:{port}",
-        "BUCKET_ACCESS_KEY_ID": "id",
-        "BUCKET_SECRET_ACCESS_KEY": "secret",
-        "BUCKET_NAME": "results",
-    }
-    make_bucket(settings, "results")
-    yield settings
-    store.stop()
-
-
-def make_bucket(settings: dict[str, str], name: str) -> None:
-    s3 = {"service_name": "s3", "endpoint_url": settings["BUCKET_ENDPOINT_URL"], "region_name": "us-east-1"}
-    boto3.client(**s3, aws_access_key_id="id", aws_secret_access_key="secret").create_bucket(Bucket=name)
+    with serve_s3("results") as settings:
+        yield settings
 
 
 def answer(caller: Caller, request: Any) -> dict[str, Any]:
@@ -392,7 +376,7 @@ class TestComfyUI:
     def test_with_a_bucket_pictures_are_addresses(self, serve_port: Serve, bucket: dict[str, str]) -> None:
         """The SDK's own helper names the bucket by the month, and the object by the job."""
         month = datetime.now(UTC).strftime("%m-%y")
-        make_bucket(bucket, month)
+        s3(bucket).create_bucket(Bucket=month)
         caller = serve_port("comfyui", COMFYUI=COMFYUI, **bucket)
         state = caller.post("/runsync", json={"input": {"workflow": self.draw()}}).json()
         [picture] = state["output"]["images"]

@@ -151,8 +151,8 @@ class Client:
                 async with asyncio.timeout(PATIENCE):
                     job_id = (await sending)["id"]
             except (JobUnknown, TimeoutError):
-                cancelled.add_note("A job that was being sent may be queued.")
-                self._is_left(cancelled.__notes__[0])
+                cancelled.add_note(sentence := "A job that was being sent may be queued.")
+                self._is_left(sentence)
             except CallFailed:
                 pass  # it is not queued
             else:

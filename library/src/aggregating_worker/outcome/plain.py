@@ -15,6 +15,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from enum import Enum
 from itertools import chain
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,10 @@ def _changed(value: Any, files: list[File], path: list[int]) -> Any:
         if len(found) < len(value):
             [(text, _)] = Counter(map(_key, value)).most_common(1)
             raise NoJson(f"has two keys that are the text {json.dumps(text)} in JSON")
-        same = isinstance(value, dict) and all(map(_is, [*value, *value.values()], [*found, *found.values()]))
+        same = isinstance(value, dict) and all(map(is_, [*value, *value.values()], [*found, *found.values()]))
     elif isinstance(value, SEQUENCES):
         found = [_plain(inner, files, path) for inner in value]
-        same = all(map(_is, value, found))
+        same = all(map(is_, value, found))
     elif (fields := _fields(value)) is not None:
         before = len(files)
         try:
@@ -140,10 +141,6 @@ def _changed(value: Any, files: list[File], path: list[int]) -> Any:
     else:
         return value
     return value if same else found
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
 
 
 def _key(key: Any) -> Any:
@@ -202,7 +199,7 @@ def where(value: Any, fails: Callable[[Any], bool]) -> tuple[str, Any]:
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the parts of ``value``, each after its name there."""
-    if isinstance(value, BaseModel) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+    if _fields(value) is not None:
         value = _dumped(value)
     if isinstance(value, Mapping):
         for key, inner in value.items():

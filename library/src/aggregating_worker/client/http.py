@@ -129,7 +129,7 @@ class Http:
             ):
                 if each.num == TOLD_AT and not self._has_told:
                     self._has_told = True
-                    self._told(f"No usable answer from {address.host} yet: it is tried for half a minute.")
+                    self._told(f"No usable answer from {address.host} yet: it is tried again.")
                 with each:
                     answer = await attempt()
                     self._has_told = False

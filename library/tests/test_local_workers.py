@@ -1,5 +1,6 @@
 """What a local endpoint is to any worker: none loses a result by it, and none gets another's job."""
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import httpx2
 import pytest
 
 from aggregating_worker.local import LocalEndpoint, launch, stops, workers
+from aggregating_worker.local.queue import Queue
 from tests.conftest import Caller, MakeWorker
 
 IDLE = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -149,6 +151,35 @@ def test_a_worker_that_asks_to_be_refreshed_is_replaced_after_its_job(tmp_path: 
     with serving(tmp_path, handler) as caller:
         pids = [caller.runsync([number])["output"]["pid"] for number in (0, 1, 2)]
     assert pids[0] == pids[1] != pids[2]
+
+
+def test_a_worker_that_is_being_started_while_its_endpoint_stops_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    begun, stopping = threading.Event(), threading.Event()
+    make = launch.Command.folder
+
+    def folder(command: launch.Command, project: Path) -> Path:
+        begun.set()
+        assert stopping.wait(30)
+        made.append(make(command, project))
+        return made[-1]
+
+    async def scenario() -> None:
+        pool = workers.Workers(Queue(), launch.Command(IDLE), 1, tmp_path, {}, None)
+        pool.start_once()
+        assert await asyncio.to_thread(begun.wait, 30)
+        killing = asyncio.create_task(pool.kill())
+        await asyncio.sleep(0)
+        stopping.set()
+        await killing
+        assert pool.running == []
+
+    monkeypatch.setattr(launch.Command, "folder", folder)
+    asyncio.run(scenario())
+    [left] = made
+    assert not left.exists()
 
 
 def test_a_worker_that_hears_of_no_stop_is_replaced_once_its_other_jobs_are_done(

@@ -215,6 +215,7 @@ class Queue:
                 continue
             job.retries += 1
             self.counts["retried"] += 1
+            self._settle(job, b"")
             self._clear(job)
             self._release(job)
             self._enqueue(job, first=True)

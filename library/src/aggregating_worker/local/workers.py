@@ -247,8 +247,8 @@ class Workers:
         self._stopped = True
         for worker in self.running:
             worker.kill()
-        if self._watchers:
-            await asyncio.wait(self._watchers)
+        while left := {task for task in (self._starting, *self._watchers) if task and not task.done()}:
+            await asyncio.wait(left)  # one that was being started has a watcher only then
 
     def states(self) -> dict[str, int]:
         """Count the workers by the platform's names for their states."""

@@ -139,7 +139,7 @@ def build(engine: None, bake: Bake, registry: str) -> Iterator[Callable[[str], I
             if starting_point in ON_GPU:
                 require(base(project))
             (project / ".env").write_text("BUCKET_SECRET_ACCESS_KEY=not-for-the-image\n")
-            make(project, "image", "SOURCE=https://example.org/worker", "REVISION=0123abc")
+            make(project, "image", "TAG=latest", "SOURCE=https://example.org/worker", "REVISION=0123abc")
             options = model(f"{name}:latest", project) if starting_point in ON_GPU else ()
             images[starting_point] = Image(project, f"{name}:latest", options)
         return images[starting_point]
@@ -233,7 +233,7 @@ def test_it_needs_no_more_than_a_read_only_root_and_a_tmpfs(image: Image) -> Non
 
 
 def test_make_run_image_runs_that_test(sync: Image) -> None:
-    make(sync.project, "run-image")
+    make(sync.project, "run-image", "TAG=latest")
 
 
 def test_jobs_through_the_sdks_client(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,11 +394,11 @@ def test_it_comes_back_from_a_registry_as_it_went_there(sync: Image, registry: s
     try:
         until(lambda: _answers(f"http://{registry}/v2/"))
         layers = sync.layers
-        make(sync.project, "push")
+        make(sync.project, "push", "TAG=latest")
         docker("rmi", sync.name)
         docker("pull", sync.name)
         assert sync.layers == layers
-        make(sync.project, "run-image")
+        make(sync.project, "run-image", "TAG=latest")
     finally:
         docker("stop", server)
 

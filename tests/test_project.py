@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from aggregating_worker.deploy.tag import Context
 from aggregating_worker.settings import Settings
 from tests.conftest import ROOT, STARTING_POINTS, Bake
 
@@ -16,22 +17,6 @@ def test_the_image_runs_as_a_user_with_a_number() -> None:
     """The engine can check a number, ``runAsNonRoot`` for one, without looking into the image."""
     last_stage = (TEMPLATE / "Dockerfile").read_text(encoding="utf-8").rpartition("\nFROM ")[2]
     assert re.findall(r"^USER (.*)$", last_stage, re.MULTILINE) == ["1000:1000"]
-
-
-def sent_to_the_builder(path: str) -> bool:
-    """Whether ``.dockerignore`` lets ``path`` through, by Docker's rules.
-
-    A rule holds for a path and all below it; ``*`` stays in one folder, ``**`` does not; the last rule that fits wins.
-    https://docs.docker.com/build/concepts/context/#syntax
-    """
-    lines = (TEMPLATE / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    above = ["/".join(path.split("/")[: depth + 1]) for depth in range(path.count("/") + 1)]
-    sent = True
-    for rule in [line.strip() for line in lines if line.strip() and not line.startswith("#")]:
-        pattern = re.escape(rule.removeprefix("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
-        if any(re.fullmatch(pattern, each) for each in above):
-            sent = rule.startswith("!")
-    return sent
 
 
 OUTSIDE = {
@@ -51,12 +36,12 @@ INSIDE = {
 
 @pytest.mark.parametrize("paths", OUTSIDE.values(), ids=OUTSIDE)
 def test_secrets_tests_and_notebooks_stay_out_of_the_image(paths: str) -> None:
-    assert [path for path in paths.split() if sent_to_the_builder(path)] == []
+    assert [path for path in paths.split() if Context(TEMPLATE).has(path)] == []
 
 
 @pytest.mark.parametrize("paths", INSIDE.values(), ids=INSIDE)
 def test_what_is_beside_the_task_gets_into_the_image(paths: str) -> None:
-    assert [path for path in paths.split() if not sent_to_the_builder(path)] == []
+    assert [path for path in paths.split() if not Context(TEMPLATE).has(path)] == []
 
 
 def test_the_image_copies_what_is_sent_in_one_place_only() -> None:

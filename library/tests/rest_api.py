@@ -1,7 +1,8 @@
 """Runpod's REST API v2 as far as endpoints go: the rules for what it is sent, and an account that keeps to them.
 
 Read from https://api.runpod.io/v2/openapi.json. Only what ``aggregating-worker deploy`` sends is allowed here. Rules
-that stand in the contract's prose are rules here too: either a CPU or a GPU, and vCPUs in powers of two.
+that stand in the contract's prose are rules here too: either a CPU or a GPU, vCPUs in powers of two, a list of CUDA
+versions or a least one, and no idle timeout where the number of requests counts.
 """
 
 import asyncio
@@ -32,16 +33,24 @@ CPU = {
         "additionalProperties": False,
     },
 }
+CUDA = {"type": "string", "pattern": r"^\d+\.\d+$"}
 GPU = {
     "type": "object",
     "properties": {
+        "allowedCudaVersions": {"type": "array", "items": CUDA},
+        "minCudaVersion": CUDA,
         "pools": {"type": "array", "minItems": 1, "items": TEXT},
         "excludedTypes": {"type": "array", "uniqueItems": True, "items": {"type": "string", "pattern": r"^\s*[^-\s]"}},
         "count": {"type": "integer", "minimum": 1},
     },
     "dependentRequired": {"excludedTypes": ["pools"]},
+    "if": {"required": ["minCudaVersion"]},
+    "then": {"properties": {"allowedCudaVersions": {"maxItems": 0}}},
     "additionalProperties": False,
 }
+IDS = {"type": "array", "items": TEXT}
+BY_REQUESTS = {"properties": {"scaling": {"properties": {"type": {"const": "REQUEST_COUNT"}}}}, "required": ["scaling"]}
+NOT_IDLE = {"properties": {"workers": {"properties": {"idleTimeout": False}}}}
 SETTINGS = {
     "image": TEXT,
     "disk": {"type": "integer", "minimum": 1},
@@ -50,6 +59,25 @@ SETTINGS = {
     "timeout": {"type": "integer"},
     "cpu": CPU,
     "gpu": GPU,
+    "scaling": {
+        "oneOf": [
+            {
+                "type": "object",
+                "required": ["type", "queueDelay"],
+                "properties": {"type": {"const": "QUEUE_DELAY"}, "queueDelay": {"type": "number", "minimum": 0.5}},
+                "additionalProperties": False,
+            },
+            {
+                "type": "object",
+                "required": ["type", "requestCount"],
+                "properties": {"type": {"const": "REQUEST_COUNT"}, "requestCount": {"type": "integer", "minimum": 1}},
+                "additionalProperties": False,
+            },
+        ]
+    },
+    "flashboot": {"enum": ["OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"]},
+    "dataCenterIds": IDS,
+    "networkVolumes": IDS,
     "workers": {
         "type": "object",
         "properties": {"min": COUNT, "max": COUNT, "idleTimeout": {"type": "integer", "minimum": 1, "maximum": 3600}},
@@ -65,14 +93,10 @@ CREATE = Draft202012Validator(
             "gpu": {**GPU, "required": ["pools"]},
             "name": {"type": "string", "minLength": 1},
             "type": {"const": "QUEUE"},
-            "scaling": {
-                "type": "object",
-                "required": ["type", "queueDelay"],
-                "properties": {"type": {"const": "QUEUE_DELAY"}, "queueDelay": {"type": "number", "minimum": 0.5}},
-                "additionalProperties": False,
-            },
         },
         "oneOf": [{"required": ["cpu"]}, {"required": ["gpu"]}],
+        "if": BY_REQUESTS,
+        "then": NOT_IDLE,
         "additionalProperties": False,
     }
 )
@@ -81,6 +105,8 @@ UPDATE = Draft202012Validator(
         "type": "object",
         "properties": SETTINGS,
         "not": {"required": ["cpu", "gpu"]},
+        "if": BY_REQUESTS,
+        "then": NOT_IDLE,
         "additionalProperties": False,
     }
 )
@@ -189,7 +215,12 @@ class Account:
         """Replace each field that is sent; but of ``gpu`` what is left out stays, and CPU or GPU is for good."""
         if not {"cpu", "gpu"} & body.keys() <= endpoint.keys():
             return problem(400, "compute family cannot be changed")
+        scaling = body.get("scaling", endpoint["scaling"])
+        if scaling["type"] == "REQUEST_COUNT" and "idleTimeout" in body.get("workers", {}):
+            return problem(400, "idleTimeout does not apply")
         gpu = {"gpu": {**endpoint["gpu"], **body["gpu"]}} if "gpu" in body else {}
+        if gpu and gpu["gpu"].get("minCudaVersion") and gpu["gpu"].get("allowedCudaVersions"):
+            return problem(400, "minCudaVersion and allowedCudaVersions exclude each other")
         endpoint |= body | gpu
         return JSONResponse(shown(endpoint))
 
@@ -199,6 +230,8 @@ def shown(endpoint: dict[str, Any]) -> dict[str, Any]:
     endpoint = dict(endpoint)
     if "cpu" in endpoint:
         endpoint["cpu"] = [{**flavor, "memory": 2 * flavor["vcpuCount"]} for flavor in endpoint["cpu"]]
+    if endpoint["scaling"]["type"] == "REQUEST_COUNT":
+        endpoint["workers"] = {name: limit for name, limit in endpoint["workers"].items() if name != "idleTimeout"}
     if "gpu" in endpoint:
         endpoint["gpu"] = {"allowedCudaVersions": [], "minCudaVersion": None, **endpoint["gpu"]}
     return endpoint

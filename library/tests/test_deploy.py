@@ -26,7 +26,9 @@ from aggregating_worker.deploy.rest import DeployFailed, Endpoint
 from tests.conftest import LIBRARY
 from tests.rest_api import CREATE, KEY, UPDATE, Account, Fault, lost_half_way, problem
 
-IMAGE = "docker.io/me/worker"
+NAME = "docker.io/me/worker"
+IMAGE = f"{NAME}:3f2a1b0c9d8e"
+NEXT = "If the image is not in its registry yet, push it: make image push.\n"
 
 
 @dataclass
@@ -67,7 +69,7 @@ def deploy(
 ) -> Iterator[Deploy]:
     """Run the command against ``account``, in a project of its own, without a pause before another try."""
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "my-worker"\n')
-    (tmp_path / "Makefile").write_text(f"IMAGE := {IMAGE}\n\nimage:\n")
+    (tmp_path / "Makefile").write_text(f"image-name:\n\t@echo {IMAGE}\n")
     (tmp_path / ".runpod").mkdir()
     hub = {"config": {"runsOn": "CPU", "cpuFlavor": "cpu5c", "containerDiskInGb": 5}}
     (tmp_path / ".runpod" / "hub.json").write_text(json.dumps(hub))
@@ -95,6 +97,7 @@ def test_the_first_deploy_creates_an_endpoint_and_says_how_to_call_it(account: A
         f"Created    my-worker: {IMAGE}\n"
         "Endpoint   ep0\n"
         "Call it    RUNPOD_ENDPOINT_ID=ep0 aggregating-worker runsync test_input.json\n"
+        "Watch it   https://console.runpod.io/serverless/user/endpoint/ep0\n"
     )
     assert account.requests[1:2] == [
         (
@@ -108,6 +111,7 @@ def test_the_first_deploy_creates_an_endpoint_and_says_how_to_call_it(account: A
                 "workers": {"min": 0, "max": 3, "idleTimeout": 10},
                 "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4},
                 "timeout": 600_000,
+                "flashboot": "FLASHBOOT",
             },
         )
     ]
@@ -122,10 +126,10 @@ def test_what_the_command_names_goes_before_the_defaults(account: Account, deplo
 
 
 def test_the_same_name_twice_is_one_endpoint(account: Account, deploy: Deploy) -> None:
-    assert deploy("--name", "twice", "--image", f"{IMAGE}:v1").out.startswith("Created")
-    assert deploy("--name", "twice", "--image", f"{IMAGE}:v2").out.startswith(f"Updated    twice: {IMAGE}:v2\n")
+    assert deploy("--name", "twice", "--image", f"{NAME}:v1").out.startswith("Created")
+    assert deploy("--name", "twice", "--image", f"{NAME}:v2").out.startswith(f"Updated    twice: {NAME}:v2\n")
     [endpoint] = account.endpoints
-    assert endpoint["image"] == f"{IMAGE}:v2"
+    assert endpoint["image"] == f"{NAME}:v2"
 
 
 def test_an_update_leaves_alone_what_the_command_does_not_name(account: Account, deploy: Deploy) -> None:
@@ -144,6 +148,57 @@ def test_an_update_can_name_other_hardware_of_the_same_kind(account: Account, de
     deploy("--gpu", "AMPERE_24", "AMPERE_16")
     assert endpoint["gpu"] == {"pools": ["AMPERE_24", "AMPERE_16"], "count": 2}
     assert deploy("--cpu", "cpu5c").err == "Runpod answered 400 (compute family cannot be changed).\n"
+
+
+def test_an_endpoint_can_be_placed_and_started_otherwise(account: Account, deploy: Deploy) -> None:
+    deploy("--data-centers", "EU-RO-1", "US-KS-2", "--network-volumes", "vol", "--flash-boot", "priority")
+    [endpoint] = account.endpoints
+    assert (endpoint["dataCenterIds"], endpoint["networkVolumes"]) == (["EU-RO-1", "US-KS-2"], ["vol"])
+    assert endpoint["flashboot"] == "PRIORITY_FLASHBOOT"
+    deploy("--data-centers", "--network-volumes", "--flash-boot", "off")
+    assert (endpoint["dataCenterIds"], endpoint["networkVolumes"], endpoint["flashboot"]) == ([], [], "OFF")
+
+
+def test_an_endpoint_that_scales_by_requests_has_no_idle_timeout(account: Account, deploy: Deploy) -> None:
+    """The API refuses one."""
+    refusal = (
+        "An endpoint that scales by requests has no idle timeout: leave --idle-timeout out, or give --scale-by delay.\n"
+    )
+    assert deploy("--scale-by", "requests", "--idle-timeout", "5").err == refusal
+    assert deploy("--scale-by", "requests").out.startswith("Created")
+    [endpoint] = account.endpoints
+    assert endpoint["scaling"] == {"type": "REQUEST_COUNT", "requestCount": 4}
+    assert endpoint["workers"] == {"min": 0, "max": 3}
+    assert deploy("--idle-timeout", "5").err == refusal
+    assert deploy("--scale-by", "delay=2", "--idle-timeout", "5").out.startswith("Updated")
+    assert endpoint["scaling"] == {"type": "QUEUE_DELAY", "queueDelay": 2}
+    assert endpoint["workers"] == {"min": 0, "max": 3, "idleTimeout": 5}
+    assert deploy("--scale-by", "requests=1", "--workers-max", "5").out.startswith("Updated")
+    assert endpoint["workers"] == {"min": 0, "max": 5}
+
+
+def test_a_least_cuda_version_replaces_a_list_of_them(account: Account, deploy: Deploy) -> None:
+    endpoint = account.holds("my-worker", gpu={"pools": ["ADA_24"], "count": 2, "allowedCudaVersions": ["12.8"]})
+    assert deploy("--min-cuda-version", "12.9").out.startswith("Updated")
+    cuda = {"allowedCudaVersions": [], "minCudaVersion": "12.9"}
+    assert endpoint["gpu"] == {"pools": ["ADA_24"], "count": 2, **cuda}
+
+
+def test_a_worker_on_a_cpu_has_no_cuda_version(account: Account, deploy: Deploy) -> None:
+    assert deploy("--min-cuda-version", "12.8").err == (
+        "A CPU has no CUDA: leave --min-cuda-version out, or give --gpu.\n"
+    )
+    assert deploy("--min-cuda-version", "12.8", "--cpu", "cpu5c").status == 2
+    assert {method for method, _ in account.requests} == {"GET"}
+
+
+def test_an_update_to_another_image_says_how_to_go_back(account: Account, deploy: Deploy) -> None:
+    endpoint = account.holds("my-worker", image=f"{NAME}:v1")
+    *_, back = deploy().out.splitlines()
+    assert back == f"Go back    aggregating-worker deploy --name my-worker --image {NAME}:v1"
+    deploy(*back.split()[4:])
+    assert endpoint["image"] == f"{NAME}:v1"
+    assert "Go back" not in deploy("--image", f"{NAME}:v1", "--workers-max", "5").out
 
 
 def test_a_name_that_marks_flashboot_is_the_same_name(account: Account, deploy: Deploy) -> None:
@@ -173,7 +228,10 @@ NAMES = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1)
 VARIABLES = st.tuples(st.sampled_from(["A", "_b", "C3"]), st.text(st.characters(codec="utf-8"))).map("=".join)
 
 
-OPTIONS = ("name", "image", "cpu", "gpu", "workers-min", "workers-max", "idle-timeout", "timeout", "registry", "env")
+OPTIONS = """
+name image cpu gpu workers-min workers-max idle-timeout scale-by timeout registry min-cuda-version flash-boot
+data-centers network-volumes env
+""".split()
 
 
 @st.composite
@@ -187,11 +245,16 @@ def arguments(draw: st.DrawFn) -> list[str]:
         "--idle-timeout": st.integers(1, 3600),
         "--timeout": st.integers(5, 604_800),
         "--registry": WORDS,
+        "--scale-by": st.sampled_from(["delay", "delay=1", "requests", "requests=100"]),
+        "--flash-boot": st.sampled_from(["on", "off", "priority"]),
+        "--data-centers": WORDS,
+        "--network-volumes": WORDS,
     }
     chosen = draw(st.sets(st.sampled_from(list(options))))
     compute = draw(
         st.lists(FLAVORS, min_size=1).map(lambda flavors: ["--cpu", *flavors])
         | st.lists(POOLS, min_size=1).map(lambda pools: ["--gpu", *pools])
+        | st.lists(POOLS, min_size=1).map(lambda pools: ["--min-cuda-version=12.8", "--gpu", *pools])
     )
     variables = [f"--env={variable}" for variable in draw(st.lists(VARIABLES, max_size=3))]
     return [f"{option}={draw(options[option])}" for option in sorted(chosen)] + variables + compute
@@ -204,7 +267,10 @@ ENDPOINTS = st.builds(
     workers=st.fixed_dictionaries(
         {"min": st.integers(0, 3), "max": st.integers(3, 9)}, optional={"idleTimeout": st.integers(1, 3600)}
     ),
+    scaling=st.sampled_from([{"type": "QUEUE_DELAY", "queueDelay": 4}, {"type": "REQUEST_COUNT", "requestCount": 4}]),
 )
+REFUSED = ("--workers-min", "--idle-timeout", "--min-cuda-version")
+"""What is named where arguments do not go together, or not with the endpoint."""
 
 
 @pytest.mark.parametrize(
@@ -222,6 +288,10 @@ ENDPOINTS = st.builds(
         {"workers": {"min": -1}},
         {"workers": {"idleTimeout": 3601}},
         {"scaling": {"type": "QUEUE_DELAY"}},
+        {"scaling": {"type": "REQUEST_COUNT", "requestCount": 4}},  # beside an idle timeout
+        {"scaling": {"type": "REQUEST_COUNT", "queueDelay": 4}, "workers": {}},
+        {"flashboot": "ON"},
+        {"dataCenterIds": "EU-RO-1"},
         {"timeout": 0.5},
         {"idleTimeout": 10},
     ],
@@ -236,7 +306,12 @@ def test_the_contract_here_refuses_what_the_api_refuses(fault: dict[str, Any]) -
 @given(arguments())
 def test_what_creates_an_endpoint_is_within_the_contract(argv: list[str]) -> None:
     asked = read_arguments(argv)
-    CREATE.validate(creation(asked, asked.image or IMAGE, asked.name or "name"))
+    try:
+        body = creation(asked, asked.image or IMAGE, asked.name or "name")
+    except DeployFailed as failed:
+        assert any(name in str(failed) for name in REFUSED)
+    else:
+        CREATE.validate(body)
 
 
 @settings(deadline=None)
@@ -245,7 +320,7 @@ def test_what_updates_an_endpoint_is_within_the_contract(argv: list[str], existi
     try:
         body = change(read_arguments(argv), IMAGE, existing)
     except DeployFailed as failed:
-        assert "--workers-min" in str(failed)  # more than the endpoint's own most
+        assert any(name in str(failed) for name in REFUSED)  # more than the endpoint's own most, for one
     else:
         UPDATE.validate(body)
 
@@ -264,7 +339,7 @@ def test_any_argument_is_refused_or_within_the_contract(compute: str, pairs: lis
             assert end.code == 2
             assert err.getvalue().splitlines()[-1].startswith("aggregating-worker deploy: error: argument --")
         except DeployFailed as failed:
-            assert "--workers-min" in str(failed)
+            assert any(name in str(failed) for name in REFUSED)
         else:
             CREATE.validate(body)
 
@@ -286,6 +361,15 @@ def test_any_argument_is_refused_or_within_the_contract(compute: str, pairs: lis
         "--idle-timeout=0",
         "--idle-timeout=3601",
         "--timeout=4",
+        "--scale-by=workers",
+        "--scale-by=delay=0",
+        "--scale-by=requests=1.5",
+        "--scale-by=requests=-1",
+        "--min-cuda-version=12",
+        "--min-cuda-version=12.8+",
+        "--flash-boot=yes",
+        "--data-centers=",
+        "--network-volumes=a b",
         "--wait=-1",
         "--wait=3601",
         "--env=1=2",
@@ -323,9 +407,25 @@ def test_more_workers_at_least_than_at_most_are_refused(account: Account, deploy
             },
         ),
         (
-            {"runsOn": "GPU", "gpuIds": "ADA_24,-NVIDIA L4", "gpuCount": 2, "containerDiskInGb": 20},
+            {
+                "runsOn": "GPU",
+                "gpuIds": "ADA_24,-NVIDIA L4",
+                "gpuCount": 2,
+                "containerDiskInGb": 20,
+                "allowedCudaVersions": ["12.9", "12.8"],
+            },
             ["--gpu", "HOPPER_141"],
-            {"disk": 20, "gpu": {"pools": ["HOPPER_141"], "count": 2}},
+            {"disk": 20, "gpu": {"pools": ["HOPPER_141"], "count": 2, "allowedCudaVersions": ["12.9", "12.8"]}},
+        ),
+        (
+            {"runsOn": "GPU", "gpuIds": "ADA_24", "containerDiskInGb": 20, "allowedCudaVersions": ["12.9", "12.8"]},
+            [],
+            {"disk": 20, "gpu": {"pools": ["ADA_24"], "count": 1, "allowedCudaVersions": ["12.9", "12.8"]}},
+        ),
+        (
+            {"runsOn": "GPU", "gpuIds": "ADA_24", "containerDiskInGb": 20, "allowedCudaVersions": ["12.9", "12.8"]},
+            ["--min-cuda-version", "13.0"],
+            {"disk": 20, "gpu": {"pools": ["ADA_24"], "count": 1, "minCudaVersion": "13.0"}},
         ),
         (
             {"runsOn": "GPU", "gpuIds": "ADA_24", "gpuCount": 2, "containerDiskInGb": 20},
@@ -349,9 +449,21 @@ def test_a_new_endpoint_runs_on_what_is_asked_for_or_else_what_the_hub_is_told(
     ("name", "text", "sentence"),
     [
         ("pyproject.toml", "[tool.ruff]", "pyproject.toml does not name the project: give --name."),
-        ("Makefile", "all:\n", "The Makefile does not say IMAGE := registry/name: give --image."),
+        ("Makefile", "all:\n", "`make image-name` does not say registry/name:tag (make: *** No rule to make target"),
+        ("Makefile", "image-name:\n", "`make image-name` does not say registry/name:tag (nothing): give --image."),
+        (
+            "Makefile",
+            f"image-name:\n\t@echo {NAME}",
+            f"`make image-name` does not say registry/name:tag ({NAME}): give",
+        ),
+        ("Makefile", None, "`make image-name` does not say registry/name:tag (make: *** No rule to make target"),
         (".runpod/hub.json", "{", ".runpod/hub.json does not say what the worker runs on: see"),
         (".runpod/hub.json", '{"config": {"runsOn": "CPU", "containerDiskInGb": 0}}', ".runpod/hub.json does not say"),
+        (
+            ".runpod/hub.json",
+            '{"config": {"runsOn": "GPU", "gpuIds": "ADA_24", "containerDiskInGb": 1, "allowedCudaVersions": ["12"]}}',
+            ".runpod/hub.json does not say",
+        ),
         (".runpod/hub.json", None, "Say what the worker runs on: --cpu, such as cpu5c, or --gpu, such as ADA_24."),
     ],
 )
@@ -363,6 +475,23 @@ def test_a_project_that_does_not_say_what_is_needed_is_a_sentence(
     assert said.status == 1
     assert said.err.startswith(sentence)
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("variable", ["MAKEFLAGS=n", "MAKEFLAGS=wB", "TAG=mine"])
+def test_the_image_is_the_one_of_the_makefile_also_under_make(
+    deploy: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    (tmp_path / "Makefile").write_text(f"TAG ?= 1\nimage-name:\n\t@echo {NAME}:$(TAG)\n")
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(name, value)
+    assert deploy("--dry-run").request[1]["image"] == (f"{NAME}:mine" if name == "TAG" else f"{NAME}:1")
+
+
+def test_make_that_is_missing_is_a_sentence(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    missing = "`make image-name` does not say registry/name:tag (make: No such file or directory): give --image.\n"
+    assert deploy().err == missing
+    assert deploy("--image", IMAGE).out.startswith(f"Created    my-worker: {IMAGE}\n")
 
 
 def test_a_dry_run_shows_the_request_and_sends_none(
@@ -586,7 +715,7 @@ def test_values_that_are_not_shown_are_not_written_back(account: Account, deploy
             "An update replaces all variables, and Runpod hides the value of TOKEN: give it with --env, too.\n"
         )
         assert endpoint["env"] == {"KEPT": "1", "TOKEN": mask}
-        deploy("--name", f"worker-{number}", "--image", f"{IMAGE}:v2")
+        deploy("--name", f"worker-{number}", "--image", f"{NAME}:v2")
         assert endpoint["env"] == {"KEPT": "1", "TOKEN": mask}
         deploy("--name", f"worker-{number}", "--env", "TOKEN=known")
         assert endpoint["env"] == {"KEPT": "1", "TOKEN": "known"}
@@ -615,7 +744,7 @@ def test_an_endpoint_that_does_not_come_up_is_explained(
     job_api.health[:] = [DOWN | workers]
     said = deploy("--wait", "1")
     assert (said.status, said.out.splitlines()[1]) == (0, "Endpoint   ep0")
-    assert said.err == f"{why({'jobs': {}, 'workers': DOWN | workers})}\n"
+    assert said.err == f"{why({'jobs': {}, 'workers': DOWN | workers})}\n{NEXT}"
 
 
 @pytest.mark.parametrize("state", ["idle", "ready", "running"])
@@ -645,7 +774,7 @@ def test_where_nobody_can_say_whether_it_comes_up_it_is_deployed_all_the_same(
     said = deploy("--wait", "1")
     assert (said.status, said.out.splitlines()[1]) == (0, "Endpoint   ep0")
     expected = "Whether a worker comes up is not known: " + sentence.format(url=job_api.url)
-    assert said.err.splitlines()[-1] == expected
+    assert said.err.splitlines()[-2:] == [expected, NEXT.strip()]
 
 
 def test_a_wrong_address_of_the_job_api_is_a_sentence(
@@ -654,7 +783,7 @@ def test_a_wrong_address_of_the_job_api_is_a_sentence(
     monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", "htp:/x")
     said = deploy("--wait", "1")
     assert said.out.startswith("Created")
-    assert said.err == "Whether a worker comes up is not known: RUNPOD_ENDPOINT_BASE_URL is not a URL.\n"
+    assert said.err == f"Whether a worker comes up is not known: RUNPOD_ENDPOINT_BASE_URL is not a URL.\n{NEXT}"
 
 
 @pytest.mark.parametrize("arguments", [["--wait", "0"], ["--dry-run"]])

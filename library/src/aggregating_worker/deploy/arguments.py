@@ -4,15 +4,22 @@ import argparse
 import json
 import os
 import re
+import subprocess
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, Field, PositiveInt
 
 from aggregating_worker.deploy.rest import DeployFailed, without_key
+from aggregating_worker.sentence import one_line
+
+SCALERS = {"delay": ("QUEUE_DELAY", "queueDelay"), "requests": ("REQUEST_COUNT", "requestCount")}
+"""The kinds of ``--scale-by`` (schema ``EndpointScaling``): their type, and the field of their number."""
+CUDA = r"^[0-9]+\.[0-9]+$"
+FLASH_BOOT = {"off": "OFF", "on": "FLASHBOOT", "priority": "PRIORITY_FLASHBOOT"}
 
 
 @dataclass(frozen=True)
@@ -24,8 +31,14 @@ class Arguments:
     cpu: list[dict[str, Any]]
     gpu: list[str]
     workers: dict[str, int]
+    scaling: dict[str, Any] | None
     timeout: int | None
     registry: str | None
+    min_cuda: str | None
+    flash_boot: str | None
+    data_centers: list[str] | None
+    """Empty: any. So it is with the volumes: none."""
+    volumes: list[str] | None
     env: dict[str, str]
     typed: frozenset[str]
     """The names in ``env`` whose values were typed. The other values are this machine's, and may be secrets."""
@@ -42,11 +55,15 @@ class Hub(BaseModel):
     cpu_flavor: str = Field("", alias="cpuFlavor")
     gpu_ids: str = Field("", alias="gpuIds")
     gpu_count: PositiveInt = Field(1, alias="gpuCount")
+    cuda: list[Annotated[str, Field(pattern=CUDA)]] = Field([], alias="allowedCudaVersions")
 
 
 def read_arguments(argv: Sequence[str]) -> Arguments:
     """Return the arguments in ``argv``; exit 2 with a sentence about one that Runpod could not take."""
-    given = _parser().parse_args(argv)
+    parser = _parser()
+    given = parser.parse_args(argv)
+    if given.cpu and given.min_cuda_version:
+        parser.error("argument --min-cuda-version: not allowed with argument --cpu")
     workers = {"min": given.workers_min, "max": given.workers_max, "idleTimeout": given.idle_timeout}
     env = {name: (value, typed) for name, value, typed in given.env}
     return Arguments(
@@ -55,8 +72,13 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         cpu=[flavor for number, flavor in enumerate(given.cpu) if flavor not in given.cpu[:number]],
         gpu=list(dict.fromkeys(given.gpu)),
         workers={name: limit for name, limit in workers.items() if limit is not None},
+        scaling=given.scale_by,
         timeout=given.timeout,
         registry=given.registry,
+        min_cuda=given.min_cuda_version,
+        flash_boot=given.flash_boot and FLASH_BOOT[given.flash_boot],
+        data_centers=given.data_centers,
+        volumes=given.network_volumes,
         env={name: value for name, (value, _) in env.items()},
         typed=frozenset(name for name, (_, typed) in env.items() if typed),
         dry_run=given.dry_run,
@@ -74,14 +96,18 @@ def project_name() -> str:
 
 
 def project_image() -> str:
-    """Return the image that ``make image`` builds, from the ``Makefile``. Raises ``DeployFailed``."""
+    """Return the image that ``make image`` builds, with its tag, as the Makefile says. Raises ``DeployFailed``."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")}
+    command = ["make", "--no-print-directory", "--silent", "image-name"]
     try:
-        found = re.search(r"^IMAGE *[:?]?= *(\S+)", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    except (OSError, ValueError):
-        found = None
-    if not found:
-        raise DeployFailed("The Makefile does not say IMAGE := registry/name", "give --image")
-    return found[1]
+        asked = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+        name, said = asked.stdout.strip(), asked.stderr + asked.stdout
+    except OSError as error:
+        name, said = "", f"make: {error.strerror}"
+    if not re.fullmatch(r"[!-~]+:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", name):
+        why = f"`make image-name` does not say registry/name:tag ({one_line(said) or 'nothing'})"
+        raise DeployFailed(why, "give --image")
+    return name
 
 
 def project_needs() -> dict[str, Any]:
@@ -103,6 +129,8 @@ def project_needs() -> dict[str, Any]:
     gpu: dict[str, Any] = {"pools": [each for each in ids if not each.startswith("-")], "count": hub.gpu_count}
     if excluded := [each[1:] for each in ids if each.startswith("-")]:
         gpu["excludedTypes"] = excluded
+    if hub.cuda:
+        gpu["allowedCudaVersions"] = hub.cuda
     return {"disk": hub.disk, "gpu": gpu}
 
 
@@ -127,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--name", type=_name, help="the endpoint's name (default: the project's)")
-    add("--image", type=_word, help="the image that you pushed (default: IMAGE in the Makefile)")
+    add("--image", type=_word, help="the image that you pushed (default: what `make push` pushes)")
     compute = parser.add_mutually_exclusive_group().add_argument
     several: dict[str, Any] = {"nargs": "+", "default": []}
     hub = "(default: what .runpod/hub.json says)"
@@ -136,8 +164,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers-min", type=_number(0), metavar="N", help="workers that are always on (default: 0)")
     add("--workers-max", type=_number(0), metavar="N", help="workers at most (default: 3)")
     add("--idle-timeout", type=_number(1, 3_600), metavar="SECONDS", help="until an idle worker stops (default: 10)")
+    scale = "add a worker when a job has waited so long, or for each so many jobs (default: delay=4)"
+    add("--scale-by", type=_scaling, metavar="delay=SECONDS|requests=N", help=scale)
     add("--timeout", type=_number(5, 604_800), metavar="SECONDS", help="that a job may take (default: 600)")
     add("--registry", type=_word, metavar="ID", help="your registry credential on Runpod, for a private image")
+    cuda = "the least that a GPU's driver must have, instead of the list in hub.json"
+    add("--min-cuda-version", type=_cuda, metavar="X.Y", help=cuda)
+    add("--flash-boot", choices=FLASH_BOOT, help="start from the state that a stopped worker has left (default: on)")
+    ids: dict[str, Any] = {"type": _word, "nargs": "*", "metavar": "ID"}
+    add("--data-centers", **ids, help="where workers run; without ID: anywhere (default)")
+    add("--network-volumes", **ids, help="at /runpod-volume, one a data center; without ID: none (default)")
     variable = "an environment variable for the workers; repeat it for more; without VALUE, this machine's value"
     add("--env", type=_variable, action="append", default=[], metavar="NAME[=VALUE]", help=variable)
     waiting = "for a worker to be ready, before saying why none is (default: 20; 0: do not look)"
@@ -171,6 +207,21 @@ def _number(least: int, most: int | None = None) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _scaling(text: str) -> dict[str, Any]:
+    """Return ``text`` as the API spells it; without a number it is 4, which is Runpod's default."""
+    kind, _, number = text.partition("=")
+    if kind not in SCALERS or not re.fullmatch(r"[0-9]{1,6}", number or "4") or not int(number or "4"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither delay=SECONDS nor requests=N, of 1 or more")
+    name, field = SCALERS[kind]
+    return {"type": name, field: int(number or "4")}
+
+
+def _cuda(text: str) -> str:
+    if not re.fullmatch(CUDA, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version such as 12.8")
+    return text
 
 
 def _variable(text: str) -> tuple[str, str, bool]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
@@ -17,9 +18,10 @@ from aggregating_worker.deploy.rest import PATH, DeployFailed, Endpoint, Rest, a
 from aggregating_worker.sentence import KEYS, one_line
 
 WORKERS = {"min": 0, "max": 3, "idleTimeout": 10}
-SCALING = {"type": "QUEUE_DELAY", "queueDelay": 4}
-TIMEOUT = 600
-"""Seconds that a job may take, as on an endpoint made in the console (docs, endpoint-configurations)."""
+"""The API's own defaults (schema ``CreateEndpointRequest``)."""
+DEFAULTS = {"scaling": {"type": "QUEUE_DELAY", "queueDelay": 4}, "timeout": 600_000, "flashboot": "FLASHBOOT"}
+"""As on an endpoint made in the console (docs, serverless/endpoints/endpoint-configurations, read in August 2026)."""
+CONSOLE = "https://console.runpod.io/serverless/user/endpoint"
 MASKED = re.compile(r"[*•●]{3}|^[xX.…]{3,}$|^redacted$|^[\[<(][a-z]+[\])>]$", re.IGNORECASE)
 """How an answer could show a variable's value without giving it away. The API's contract says nothing of it."""
 
@@ -46,7 +48,8 @@ def main(argv: Sequence[str]) -> None:
             with Console(stderr=True).status("Waiting for a worker; Ctrl-C leaves what is deployed as it is"):
                 why = why_not_up(endpoint, arguments.wait)
             if why:
-                print(without_key(why), file=sys.stderr)
+                pushed = "If the image is not in its registry yet, push it: make image push."
+                print(without_key(f"{why}\n{pushed}"), file=sys.stderr)
 
 
 def deploy(arguments: Arguments) -> tuple[str, Endpoint | None]:
@@ -70,60 +73,84 @@ def deploy(arguments: Arguments) -> tuple[str, Endpoint | None]:
         return f"{request}\n{json.dumps(_shown(body, arguments), indent=2)}", None
     endpoint = rest.update(existing, body) if existing else rest.create(body)
     endpoint_id = one_line(endpoint.id)
-    said = (
-        f"{'Updated' if existing else 'Created'}    {one_line(f'{name}: {endpoint.image or image}')}\n"
-        f"Endpoint   {endpoint_id}\n"
-        f"Call it    RUNPOD_ENDPOINT_ID={shlex.quote(endpoint_id)} aggregating-worker runsync test_input.json"
-    )
-    return said, endpoint
+    said = [
+        f"{'Updated' if existing else 'Created'}    {one_line(f'{name}: {endpoint.image or image}')}",
+        f"Endpoint   {endpoint_id}",
+        f"Call it    RUNPOD_ENDPOINT_ID={shlex.quote(endpoint_id)} aggregating-worker runsync test_input.json",
+        f"Watch it   {CONSOLE}/{quote(endpoint_id, safe='')}",
+    ]
+    if existing and existing.image and existing.image != image:
+        back = shlex.join(["aggregating-worker", "deploy", "--name", name, "--image", existing.image])
+        said.append(f"Go back    {one_line(back)}")
+    return "\n".join(said), endpoint
 
 
 def creation(arguments: Arguments, image: str, name: str) -> dict[str, Any]:
     """Return the body that creates an endpoint: the arguments, else what the project says, else the defaults here."""
     needs = project_needs()
-    if arguments.cpu or arguments.gpu:
-        gpu = {"pools": arguments.gpu, "count": needs.get("gpu", {}).get("count", 1)}
-        disk = {"disk": needs["disk"]} if needs else {}
-        needs = disk | ({"cpu": arguments.cpu} if arguments.cpu else {"gpu": gpu})
-    if not needs:
+    if arguments.cpu:
+        needs.pop("gpu", None)
+        needs["cpu"] = arguments.cpu
+    elif arguments.gpu:
+        needs.pop("cpu", None)
+        needs["gpu"] = {"count": 1} | needs.get("gpu", {}) | {"pools": arguments.gpu}
+        needs["gpu"].pop("excludedTypes", None)
+    if not needs.keys() & {"cpu", "gpu"}:
         raise DeployFailed("Say what the worker runs on", "--cpu, such as cpu5c, or --gpu, such as ADA_24")
-    defaults = {"workers": WORKERS, "scaling": SCALING, "timeout": TIMEOUT * 1000}
-    return {"name": name, "type": "QUEUE", "image": image, **needs, **defaults, **_settings(arguments, WORKERS, {})}
+    if arguments.min_cuda:
+        if "cpu" in needs:
+            raise DeployFailed("A CPU has no CUDA", "leave --min-cuda-version out, or give --gpu")
+        needs["gpu"].pop("allowedCudaVersions", None)
+        needs["gpu"]["minCudaVersion"] = arguments.min_cuda
+    settings = {**DEFAULTS, **_settings(arguments, {})}
+    settings["workers"] = _workers(arguments, WORKERS, settings["scaling"])
+    return {"name": name, "type": "QUEUE", "image": image, **needs, **settings}
 
 
 def change(arguments: Arguments, image: str, existing: Endpoint) -> dict[str, Any]:
     """Return the body that updates an endpoint: the image and the arguments. What is not in it stays as it is."""
-    body: dict[str, Any] = {"image": image, **_settings(arguments, existing.workers, existing.env or {})}
+    body: dict[str, Any] = {"image": image, **_settings(arguments, existing.env or {})}
+    if arguments.workers:
+        body["workers"] = _workers(arguments, existing.workers, arguments.scaling or existing.scaling)
     if arguments.cpu:
         body["cpu"] = arguments.cpu
-    if arguments.gpu:
-        body["gpu"] = {"pools": arguments.gpu}
-    return body
+    gpu: dict[str, Any] = {"pools": arguments.gpu} if arguments.gpu else {}
+    if arguments.min_cuda:  # a list that is there already would go on to hold, and the two exclude each other
+        gpu |= {"minCudaVersion": arguments.min_cuda, "allowedCudaVersions": []}
+    return body | ({"gpu": gpu} if gpu else {})
 
 
-def _settings(arguments: Arguments, workers: Mapping[str, int], env: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings among the arguments, added to the ``workers`` and the ``env`` that are there already.
+def _workers(arguments: Arguments, workers: Mapping[str, int], scaling: Mapping[str, Any]) -> dict[str, int]:
+    """Return the limits among the arguments, added to those there are: whether the API replaces them is not said."""
+    limits = {name: limit for name, limit in workers.items() if name in WORKERS} | arguments.workers
+    least, most = limits.get("min", 0), limits.get("max", 0)
+    if least > most:
+        why = f"The minimum of {least} workers is above the maximum of {most}"
+        raise DeployFailed(why, "give --workers-min and --workers-max")
+    if scaling.get("type") == "REQUEST_COUNT":  # which has no idle timeout: the API refuses one
+        if "idleTimeout" in arguments.workers:
+            why = "An endpoint that scales by requests has no idle timeout"
+            raise DeployFailed(why, "leave --idle-timeout out, or give --scale-by delay")
+        limits.pop("idleTimeout", None)
+    return limits
 
-    The API replaces ``env`` as a whole; for ``workers``, its contract does not say.
-    """
-    settings: dict[str, Any] = {}
-    if arguments.workers:
-        limits = {name: limit for name, limit in workers.items() if name in WORKERS} | arguments.workers
-        least, most = limits.get("min", 0), limits.get("max", 0)
-        if least > most:
-            why = f"The minimum of {least} workers is above the maximum of {most}"
-            raise DeployFailed(why, "give --workers-min and --workers-max")
-        settings["workers"] = limits
+
+def _settings(arguments: Arguments, env: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings among the arguments; to the variables, ``env`` is added, since the API replaces them all."""
+    given: dict[str, Any] = {
+        "scaling": arguments.scaling,
+        "timeout": arguments.timeout and arguments.timeout * 1000,
+        "flashboot": arguments.flash_boot,
+        "registry": arguments.registry,
+        "dataCenterIds": arguments.data_centers,
+        "networkVolumes": arguments.volumes,
+    }
     if arguments.env:
         if masked := [each for each, value in env.items() if each not in arguments.env and MASKED.search(value)]:
             why = f"An update replaces all variables, and Runpod hides the value of {', '.join(masked)}"
             raise DeployFailed(why, "give it with --env, too")
-        settings["env"] = {**env, **arguments.env}
-    if arguments.timeout:
-        settings["timeout"] = arguments.timeout * 1000
-    if arguments.registry:
-        settings["registry"] = arguments.registry
-    return settings
+        given["env"] = {**env, **arguments.env}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _shown(body: dict[str, Any], arguments: Arguments) -> dict[str, Any]:

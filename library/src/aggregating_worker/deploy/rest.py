@@ -60,6 +60,7 @@ class Endpoint(BaseModel):
     image: str | None = None
     env: dict[str, str] | None = None
     workers: dict[str, int]
+    scaling: dict[str, Any] = {}
 
     @property
     def path(self) -> str:

@@ -8,7 +8,7 @@ WORKER := build/my-worker
 POINTS := sync async batch images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-library test-template test-sdk lint wheel table bench image peers scale lock upgrade clean
+.PHONY: help demo test test-library test-template test-sdk lint wheel settings table bench image peers scale lock upgrade clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ wheel: $(BIN)/.ready  ## Build the library into the template's vendor/, and have
 	cp build/wheel/*.whl "$(TEMPLATE)/vendor/"
 	cd build/wheel && ls *.whl | sed -E 's/^aggregating_worker-([^-]+)-.*/aggregating-worker==\1/' > "$(CURDIR)/$(TEMPLATE)/vendor/version.txt"
 	@$(MAKE) --no-print-directory lock
+
+settings: $(BIN)/.ready-dev  ## Write the library's settings into .env.example, the Hub's form and docs/settings.md
+	@$(BIN)/python benchmarks/settings.py
 
 table: $(BIN)/.ready-dev  ## Write the table of documented patterns into the README
 	@$(BIN)/python benchmarks/patterns.py $(CHECK)

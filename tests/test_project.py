@@ -3,9 +3,14 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 
 import pytest
+from pydantic import ValidationError
 
+import settings
+from aggregating_worker.deploy.hub import HUB, TESTS
 from aggregating_worker.deploy.tag import Context
 from aggregating_worker.settings import Settings
 from tests.conftest import ROOT, STARTING_POINTS, Bake
@@ -69,21 +74,74 @@ def test_every_test_that_is_named_exists() -> None:
             scope = getattr(found, "body", [])
 
 
+def test_the_settings_are_listed_as_the_library_has_them() -> None:
+    assert [file.name for file, text in settings.written().items() if text != file.read_text(encoding="utf-8")] == []
+
+
+def test_the_readme_names_no_setting_that_is_none() -> None:
+    text = (TEMPLATE / "README.md").read_text(encoding="utf-8")
+    [section] = re.findall(r"^## Settings\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    named = re.findall(r"`([A-Z_]+)`", section)
+    assert named
+    assert {name.lower() for name in named} <= Settings.model_fields.keys()
+
+
+OF_THE_SAMPLE = {
+    "sync": set(),
+    "async": {"UPSTREAM_URL", "UPSTREAM_TIMEOUT"},
+    "batch": {"MODEL_ID", "MODEL_REVISION", "MODEL_DOWNLOAD"},
+    "images": {"MODEL_ID", "MODEL_REVISION", "MODEL_DOWNLOAD"},
+}
+
+
 @pytest.mark.parametrize("starting_point", STARTING_POINTS)
-def test_the_hub_offers_every_setting_with_its_bounds_and_overrides_none(bake: Bake, starting_point: str) -> None:
-    """A default in the Hub's form would be set, and win over a constant in ``task.py``."""
+def test_the_hubs_form_asks_for_every_setting_and_overrides_no_constant(bake: Bake, starting_point: str) -> None:
+    """A default in the form would be set, and win over a constant in ``task.py``."""
     hub = json.loads((bake(starting_point=starting_point) / ".runpod" / "hub.json").read_text(encoding="utf-8"))
-    offered = {entry["key"].lower(): entry["input"] for entry in hub["config"]["env"]}
-    known = Settings.model_json_schema()["properties"]
-    assert offered.keys() == known.keys()
-    for name, setting in known.items():
-        of = setting["anyOf"][0] if "anyOf" in setting else setting
-        assert offered[name]["type"] == {"integer": "number"}.get(of["type"], of["type"])
-        assert "default" not in offered[name]
-        if (default := setting.get("default")) is not None:
-            assert f"Unset: {json.dumps(default)}" in offered[name]["description"]
+    asked = {entry["key"]: entry["input"] for entry in hub["config"]["env"]}
+    known = {name.upper(): schema for name, schema in Settings.model_json_schema()["properties"].items()}
+    assert asked.keys() == known.keys() | OF_THE_SAMPLE[starting_point]
+    assert [name for name, entry in asked.items() if "default" in entry] in ([], ["MODEL_DOWNLOAD"])
+    for name, schema in known.items():
+        of = schema["anyOf"][0] if "anyOf" in schema else schema
+        assert asked[name]["type"] == {"integer": "number"}.get(of["type"], of["type"])
+        if (default := schema.get("default")) is not None:
+            assert f"Unset: {json.dumps(default)}" in asked[name]["description"]
         if of["type"] in ("integer", "number"):
-            assert offered[name]["min"] == of.get("minimum", of.get("exclusiveMinimum", -1) + 1)
+            least = asked[name]["min"]
+            Settings.model_validate({name.lower(): least})
+            with pytest.raises(ValidationError):
+                Settings.model_validate({name.lower(): least - 1})
+
+
+@pytest.mark.parametrize("starting_point", STARTING_POINTS)
+def test_what_the_hub_reads_is_as_its_guide_has_it(bake: Bake, starting_point: str) -> None:
+    project = bake(starting_point=starting_point)
+    before = json.loads((project / TESTS).read_text(encoding="utf-8"))
+    subprocess.run([sys.executable, "-m", "aggregating_worker", "hub"], cwd=project, check=True)
+    assert json.loads((project / TESTS).read_text(encoding="utf-8")) == before
+    hub = json.loads((project / HUB).read_text(encoding="utf-8"))
+    on = {"cpuFlavor": "cpu5c"} if "cpuFlavor" in before["config"] else {"gpuCount": 1}
+    assert {name: hub["config"].get(name) for name in on} == {name: before["config"].get(name) for name in on} == on
+    assert hub["config"].get("allowedCudaVersions") == before["config"].get("allowedCudaVersions")
+
+
+@pytest.mark.parametrize("starting_point", ["batch", "images"])
+def test_the_hub_gives_a_gpu_worker_hosts_with_a_driver_for_its_image(bake: Bake, starting_point: str) -> None:
+    """A driver runs the CUDA of its own version and older ones."""
+    project = bake(starting_point=starting_point)
+    dockerfile = (project / "Dockerfile").read_text(encoding="utf-8")
+    [image] = re.findall(r"^FROM \S+-cu(?:da)?(\d\d)\.?(\d)", dockerfile, re.MULTILINE)
+    hub = json.loads((project / HUB).read_text(encoding="utf-8"))
+    drivers = [tuple(map(int, version.split("."))) for version in hub["config"]["allowedCudaVersions"]]
+    assert min(drivers) == tuple(map(int, image))
+
+
+def test_the_icon_is_a_square_picture_in_this_repository(bake: Bake) -> None:
+    hub = json.loads((bake() / HUB).read_text(encoding="utf-8"))
+    picture = (ROOT / hub["iconUrl"].partition("/main/")[2]).read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert picture[16:20] == picture[20:24] > b"\0\0\0\x7f"  # width and height
 
 
 def test_a_copy_of_the_sample_environment_changes_nothing_and_it_has_every_setting() -> None:
@@ -92,4 +150,4 @@ def test_a_copy_of_the_sample_environment_changes_nothing_and_it_has_every_setti
     sample = dict(re.findall(r"^# ([A-Z_]+)=(.*)$", "\n".join(lines), re.MULTILINE))
     assert sample.keys() == {name.upper() for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
-        assert field.default is None or sample[name.upper()] == str(field.default).lower()
+        assert sample[name.upper()] == ("" if field.default is None else str(field.default).lower())

@@ -27,7 +27,7 @@ COMMANDS = {
     "map": Command("client.command", "client", "put a long list through many jobs"),
     "schema": Command("schema", "", "print the JSON Schemas of a job's input and of an envelope"),
     "deploy": Command("deploy.command", "deploy", "put an image on a Runpod endpoint, new or updated"),
-    "hub": Command("deploy.hub", "deploy", "have the Runpod Hub test the job in test_input.json"),
+    "hub": Command("deploy.hub", "deploy", "have the Runpod Hub test the job in test_input.json, and check its files"),
 }
 USAGE = "usage: aggregating-worker COMMAND …, each with --help\n\n" + "\n".join(
     f"  {name:8} {command.what}" for name, command in COMMANDS.items()

@@ -29,47 +29,56 @@ ALIKE = 0.9
 
 
 class Settings(BaseSettings):
-    """The worker's settings; a field's environment variable is its name in capitals."""
+    """The worker's settings; a field's environment variable is its name in capitals.
+
+    What stands below a field is its description wherever the settings are listed: ``make settings`` writes it there.
+    """
 
     model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True)
 
     processes: NonNegativeInt | None = None
-    """Processes that run the task; unset: one for each GPU, at least one; 0: none beside the worker's own."""
+    """Processes that run the task; unset: one for each GPU, at least one; 0: none beside the worker's own, for a
+    debugger."""
     item_concurrency: PositiveInt | None = None
-    """Calls of the function at once, in each process, over all jobs; unset: 4 if it is plain, 32 if it is async, 1 for
-    batches."""
+    """Calls of the task's function at once, in each process, over all jobs; unset: 4 if it is plain, 32 if it is async,
+    1 for batches."""
     job_concurrency: PositiveInt | None = None
     """Jobs in hand at once, at most; unset: as many as there is room for."""
     lookahead: PositiveInt = 64
-    """Results started but not yet streamed, per job, at most: this bounds the memory that a job takes."""
+    """Results started but not yet streamed, per job, the chunk being posted counting as one: this bounds the memory
+    that a job takes."""
     batch_size: PositiveInt = 32
-    """Items per call of ``process_batch``, over all jobs with the same options."""
+    """Items per call of ``process_batch``, over all jobs with the same options; of one job at most ``LOOKAHEAD``."""
     batch_wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     """Seconds that a call which is not full waits for more items; 0: it takes what is there."""
     chunk_size: PositiveInt = 1
-    """1: a chunk is one envelope. More: a chunk is a list of the envelopes that are ready, up to this many and 1 MB."""
+    """Envelopes in a chunk, at most. 1: a chunk is one envelope; more: a list of those that are ready, up to 1 MB."""
     item_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
-    """Seconds per item; 0: no limit."""
+    """Seconds per item, a batch has that much for each; what runs over it is ended; 0: no limit."""
     max_items: PositiveInt = 10_000
     """Items per job, at most."""
     max_output_bytes: Annotated[int, Field(ge=1_000)] = 10_000_000
-    """Bytes of the final body, at most; unset: for a job of ``/runsync`` twice as many."""
+    """Bytes of the final body, at most; for a job of ``/runsync`` twice as many, unless this is set. What does not fit
+    is stored, or a failure ``OutputTooLarge``."""
     undelivered_bytes: PositiveInt = 200_000_000
     """Bytes of results that wait for the platform, over all jobs; beyond that, only the oldest job goes on."""
     inline_file_bytes: Annotated[int, Field(ge=0)] = 100_000
-    """A larger file in a result goes to the bucket, if there is one."""
+    """Bytes up to which a file in a result is sent in it; a larger one goes to the bucket, if there is one."""
     deliver_for: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300
     """Seconds for which a result that the platform does not take is sent again."""
     bucket_endpoint_url: str | None = None
-    """An S3-compatible store for results that do not fit; it needs the next two, too."""
+    """An S3-compatible store for results that do not fit, which needs the next two, too. Bucket and region may be in
+    its host: https://NAME.s3.eu-west-2.amazonaws.com"""
     bucket_access_key_id: SecretStr | None = None
+    """The key that may write to the bucket."""
     bucket_secret_access_key: SecretStr | None = None
+    """The secret of that key."""
     bucket_name: str | None = None
     """The bucket; unset: the one that the URL's host begins with."""
     bucket_region: str | None = None
     """The region that requests are signed for; unset: the one that the URL's host names."""
     allow_job_bucket: bool = False
-    """Whether a job's own ``s3Config`` is used: then callers choose where the worker connects."""
+    """Whether a job's own ``s3Config`` is used: whoever sends the job then chooses where the worker connects."""
 
     def output_limit(self, job_id: str) -> int:
         """Return how many bytes the final body of the job may have."""

@@ -1,18 +1,149 @@
-"""``aggregating-worker hub``: have the Runpod Hub test the job in ``test_input.json``."""
+"""``aggregating-worker hub``: have the Runpod Hub test the job in ``test_input.json``, and check what it will read.
+
+The fields of its two files are those of Runpod's publishing guide (docs, hub/publishing-guide).
+"""
 
 import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from aggregating_worker.refusal import faults
+
+HUB = Path(".runpod", "hub.json")
+"""What the Hub shows, and the form for whoever deploys it."""
 TESTS = Path(".runpod", "tests.json")
-"""What the Hub runs before it lists a release (docs, hub/publishing-guide)."""
+"""What the Hub runs before it lists a release."""
+
+Text = Annotated[str, Field(min_length=1)]
+Value = str | bool | float
+CudaVersions = list[Annotated[str, Field(pattern=r"^\d+\.\d+$")]]
+
+
+class Fields(BaseModel):
+    """An object of one of the two files; a field that the guide does not have is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel)
+
+
+class Option(Fields):
+    """One of the values that an input offers."""
+
+    label: Text
+    value: str
+
+
+class Input(Fields):
+    """A field of the form."""
+
+    name: Text
+    type: Literal["string", "huggingface", "number", "boolean"]
+    description: str = ""
+    default: Value | None = None
+    required: bool = False
+    advanced: bool = False
+    options: list[Option] | None = None
+    min: float | None = None
+    max: float | None = None
+    true_value: str | None = None
+    false_value: str | None = None
+
+
+class Variable(Fields):
+    """An environment variable, with its value or with the input that asks for it."""
+
+    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    value: str | None = None
+    input: Input | None = None
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.value is None) == (self.input is None):
+            raise ValueError("should have either a value or an input")
+        return self
+
+
+class Preset(Fields):
+    """Values that fill the form together."""
+
+    name: Text
+    defaults: dict[str, Value]
+
+
+class Config(Fields):
+    """What the workers run on, and what they are asked to be given."""
+
+    runs_on: Literal["GPU", "CPU"]
+    endpoint_type: Literal["LB"] | None = None
+    container_disk_in_gb: PositiveInt
+    cpu_flavor: Text | None = None
+    gpu_count: PositiveInt | None = None
+    gpu_ids: Text | None = None
+    allowed_cuda_versions: CudaVersions = []
+    env: list[Variable] = []
+    presets: list[Preset] = []
+
+    @model_validator(mode="after")
+    def _names_the_machine(self) -> Self:
+        gpu = {"gpuIds": self.gpu_ids, "gpuCount": self.gpu_count}
+        needed = gpu if self.runs_on == "GPU" else {"cpuFlavor": self.cpu_flavor}
+        if missing := [name for name, given in needed.items() if given is None]:
+            raise ValueError(f"says that it runs on {self.runs_on}, and so needs {' and '.join(missing)}")
+        return self
+
+
+class Hub(Fields):
+    """``hub.json``."""
+
+    title: Text
+    description: Text
+    type: Literal["serverless"]
+    category: Literal["audio", "embedding", "language", "video", "image"]
+    icon_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    config: Config
+
+
+class Case(Fields):
+    """A job that must succeed; ``timeout`` is in milliseconds."""
+
+    name: Text
+    input: dict[str, Any]
+    timeout: PositiveInt | None = None
+
+
+class CasesConfig(Fields):
+    """What the tests run on."""
+
+    gpu_type_id: Text | None = None
+    gpu_count: PositiveInt | None = None
+    cpu_flavor: Text | None = None
+    env: list[Variable] = []
+    allowed_cuda_versions: CudaVersions = []
+
+    @model_validator(mode="after")
+    def _names_one_machine(self) -> Self:
+        if (self.gpu_type_id is None) == (self.cpu_flavor is None):
+            raise ValueError("should have either a gpuTypeId or a cpuFlavor")
+        return self
+
+
+class Cases(Fields):
+    """``tests.json``."""
+
+    tests: Annotated[list[Case], Field(min_length=1)]
+    config: CasesConfig
 
 
 def main(argv: list[str]) -> None:
-    """Write the input of ``test_input.json`` into ``.runpod/tests.json``; the rest of that file stays as it is."""
-    what = "Write the job in test_input.json into .runpod/tests.json, for the Hub to test."
+    """Write the input of ``test_input.json`` into ``.runpod/tests.json``, then check both files.
+
+    The rest of the file stays as it is. What is wrong is a sentence, with status 1.
+    """
+    what = "Write the job in test_input.json into .runpod/tests.json, and check what the Runpod Hub will read."
     argparse.ArgumentParser(prog="aggregating-worker hub", description=what).parse_args(argv[1:])
     job, tests = _read(Path("test_input.json")), _read(TESTS)
     try:
@@ -21,7 +152,12 @@ def main(argv: list[str]) -> None:
     except (KeyError, IndexError, TypeError):
         sys.exit(f'test_input.json should have an "input", and {TESTS} "tests": see Runpod\'s publishing guide.')
     TESTS.write_text(json.dumps(tests, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{TESTS} tests the job in test_input.json.")
+    for file, fields in ((HUB, Hub), (TESTS, Cases)):
+        try:
+            fields.model_validate(_read(file))
+        except ValidationError as error:
+            sys.exit(f"{file} is not as Runpod's publishing guide has it: {faults(error)}.")
+    print(f"{TESTS} tests the job in test_input.json; its fields, and those of {HUB}, are as the Hub's guide has them.")
 
 
 def _read(file: Path) -> Any:

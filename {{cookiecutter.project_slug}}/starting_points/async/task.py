@@ -36,7 +36,7 @@ def load() -> None:
         RunPodLogger().warn("UPSTREAM_URL is not set: the sample in task.py answers instead of a service.")
     _client = httpx2.AsyncClient(
         base_url=url or "http://sample",
-        timeout=float(os.environ.get("UPSTREAM_TIMEOUT") or 30),,  # empty from a form that was left so
+        timeout=float(os.environ.get("UPSTREAM_TIMEOUT") or 30),  # empty from a form in which nothing was typed
         limits=httpx2.Limits(max_connections=None),  # ITEM_CONCURRENCY is the limit
         transport=None if url else httpx2.MockTransport(sample),
     )

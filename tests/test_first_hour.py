@@ -3,10 +3,16 @@
 And what ``docs/testing.md`` offers for an editor and for git.
 """
 
+import base64
+import hashlib
+import io
 import json
 import re
 import subprocess
 import sys
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import IO, Any
 
@@ -131,6 +137,50 @@ def test_a_package_from_a_repository_is_refused_with_what_to_do(
     with pytest.raises(AssertionError):
         make(project, "lock", venv)
     assert "put its wheel into vendor/" in capfd.readouterr().out
+
+
+def wheel(name: str) -> bytes:
+    """Return a wheel with nothing in it, version 1.0."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
+    return content.getvalue()
+
+
+def test_packages_of_a_repository_and_of_a_private_index_are_locked_by_their_hashes_alone(
+    bake: Bake, venv: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, ours = wheel("mine"), wheel("ours")
+
+    class Index(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            pages = {
+                "/simple/ours/": b'<a href="/ours-1.0-py3-none-any.whl">it</a>',
+                "/ours-1.0-py3-none-any.whl": ours,
+            }
+            known = self.headers["Authorization"] == f"Basic {base64.b64encode(b'me:token').decode()}"
+            self.send_response((200 if self.path in pages else 404) if known else 401)
+            self.send_header("Content-Type", "text/html" if self.path.startswith("/simple") else "application/zip")
+            self.end_headers()
+            self.wfile.write(pages.get(self.path, b"") if known else b"")
+
+    project = bake()
+    (project / "vendor" / "mine-1.0-py3-none-any.whl").write_bytes(mine)
+    depend(project, "mine==1.0")
+    depend(project, "ours")
+    with HTTPServer(("127.0.0.1", 0), Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("UV_INDEX", f"ours=http://127.0.0.1:{server.server_port}/simple")
+        monkeypatch.setenv("UV_INDEX_OURS_USERNAME", "me")
+        monkeypatch.setenv("UV_INDEX_OURS_PASSWORD", "token")
+        make(project, "lock", venv)
+        server.shutdown()
+    locked = (project / "requirements.txt").read_text(encoding="utf-8")
+    for name, content in (("mine", mine), ("ours", ours)):
+        assert f"\n{name}==1.0 \\\n    --hash=sha256:{hashlib.sha256(content).hexdigest()}\n" in locked
+    assert "127.0.0.1" not in locked
 
 
 def test_uv_add_is_answered_by_a_sentence(bake: Bake) -> None:

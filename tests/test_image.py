@@ -9,7 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx2
@@ -18,7 +21,7 @@ import runpod
 
 from aggregating_worker.local import Image as LocalImage
 from aggregating_worker.local import LocalEndpoint
-from tests.conftest import STARTING_POINTS, Bake, free_port, make, required, until
+from tests.conftest import ROOT, STARTING_POINTS, Bake, free_port, make, required, until
 
 ON_GPU = ("batch", "images")
 SMALL = [point for point in STARTING_POINTS if point not in ON_GPU]
@@ -78,6 +81,12 @@ import diffusers, torch, transformers
 save_pipeline(Path("/runpod-volume/huggingface-cache/hub/models--tiny--model/snapshots/0"))
 """
 """The same for a pipeline: the function of the bake's own tests, which are not in the image, and need pytest."""
+
+
+READ_ONLY = ("--read-only", "--tmpfs", "/tmp")
+
+RELATIVE = (ROOT / "library" / "tests" / "tasks" / "relative.py").read_text()
+"""A task that writes where it is started, as do the SDK's helpers and the programs that it calls."""
 
 
 def docker(*arguments: str) -> str:
@@ -201,6 +210,22 @@ def held(build: Callable[[str], Image], tmp_path_factory: pytest.TempPathFactory
     docker("rmi", "--force", image.name)
 
 
+@pytest.fixture(scope="session")
+def relative(build: Callable[[str], Image], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    """Build ``RELATIVE`` with ffmpeg, as root, as a user would who needs both."""
+    sync = build("sync")
+    project = tmp_path_factory.mktemp("relative") / "worker"
+    shutil.copytree(sync.project, project)
+    (project / "task.py").write_text(RELATIVE)
+    dockerfile = (project / "Dockerfile").read_text()
+    assert "# RUN apt-get" in dockerfile
+    (project / "Dockerfile").write_text(dockerfile.replace("# RUN apt-get", "RUN apt-get"))
+    make(project, "image", "TAG=root", f"BUILD_FLAGS={os.environ.get('BUILD_FLAGS', '')} --build-arg USER=0")
+    image = Image(project, sync.name.replace(":latest", ":root"))
+    yield image
+    docker("rmi", "--force", image.name)
+
+
 @pytest.fixture
 def gate(tmp_path: Path) -> Path:
     folder = tmp_path / "gate"
@@ -221,14 +246,15 @@ def served(image: Image, *options: str) -> Iterator[tuple[Any, httpx2.Client, Pa
         yield endpoint, client, log
 
 
-def test_the_image_tests_itself(image: Image) -> None:
-    said = docker("run", "--rm", *image.options, image.name)
-    assert "3 items, 0 failed" in said, said  # the SDK cuts a long list
-
-
-def test_it_needs_no_more_than_a_read_only_root_and_a_tmpfs(image: Image) -> None:
-    options = (*image.options, "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
-    said = docker("run", "--rm", *options, "--security-opt", "no-new-privileges", image.name)
+@pytest.mark.parametrize(
+    "user",
+    [
+        pytest.param(["--cap-drop", "ALL", "--security-opt", "no-new-privileges"], id="1000"),
+        pytest.param(["--user", "0:0"], id="root"),  # who needs a capability to read what others have saved
+    ],
+)
+def test_the_image_tests_itself_with_no_more_than_a_read_only_root_and_a_tmpfs(image: Image, user: list[str]) -> None:
+    said = docker("run", "--rm", *image.options, *READ_ONLY, *user, image.name)
     assert "3 items, 0 failed" in said, said  # the SDK cuts a long list
 
 
@@ -341,6 +367,53 @@ def test_it_runs_as_a_user_with_a_number_who_owns_nothing_in_it(image: Image) ->
     assert int(group) > 0
     assert image.run("id", "-u") == user
     assert image.run("find", "/venv", "/app", "-not", "-user", "0") == ""
+
+
+@pytest.fixture
+def download(tmp_path: Path) -> Iterator[str]:
+    """A file on a server, for which the SDK's helper needs leave: it is on this machine."""
+    (tmp_path / "far.txt").write_text("far away")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"download http://127.0.0.1:{server.server_port}/far.txt"
+        server.shutdown()
+
+
+def test_a_task_may_write_where_it_starts_and_call_ffmpeg_whoever_runs_it(relative: Image, download: str) -> None:
+    """As it may in the local test and on the local endpoint, which the library's ``test_start_folder.py`` tells."""
+    items = {
+        "read test_input.json": (relative.project / "test_input.json").read_text(),
+        "write notes.txt": "written",
+        "upload notes.txt": "simulated_uploaded written",
+        download: "downloaded_filesfar away",
+        "ffmpeg -f lavfi -i color=red:size=2x2 -frames:v 1 red.png": "red.png True",
+    }
+    job = {"input": {"items": [*items]}}
+    options = ("--env", "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS=1", *READ_ONLY)
+    line = (relative.name, "python", "handler.py", "--test_input", json.dumps(job))
+    said = docker("run", "--rm", "--network", "host", *options, *line)
+    printed = said.partition("Job result: ")[2].splitlines()[0]
+    with served(relative, "--user", "1000:1000", *options) as (_, client, _):
+        answers = [ast.literal_eval(printed), client.post("/runsync", json=job).json()]
+    for answer in answers:
+        assert [envelope.get("result", envelope) for envelope in answer["output"]] == [*items.values()]
+
+
+def test_with_user_0_it_may_write_what_belongs_to_root(sync: Image, relative: Image, tmp_path: Path) -> None:
+    """As a network volume does."""
+    assert relative.inspect(".Config.User") == "0:0"
+    write = ("--rm", "--volume", f"{tmp_path}:/runpod-volume", "--entrypoint", "touch")
+    tmp_path.chmod(0o755)
+    docker("run", *write, relative.name, "/runpod-volume/written")
+    assert (tmp_path / "written").exists()
+    finished = subprocess.run(["docker", "run", *write, sync.name, "/runpod-volume/other"], capture_output=True)
+    assert b"Permission denied" in finished.stderr
+
+
+def test_a_system_package_is_a_layer_and_changes_no_other(sync: Image, relative: Image) -> None:
+    [_] = [layer for layer in relative.layers[:-1] if layer not in sync.layers]
+    assert [layer for layer in relative.layers if layer in sync.layers] == sync.layers[:-1]
 
 
 def test_its_labels_say_what_it_is(image: Image) -> None:

@@ -21,7 +21,7 @@ TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
 def test_the_image_runs_as_a_user_with_a_number() -> None:
     """The engine can check a number, ``runAsNonRoot`` for one, without looking into the image."""
     last_stage = (TEMPLATE / "Dockerfile").read_text(encoding="utf-8").rpartition("\nFROM ")[2]
-    assert re.findall(r"^USER (.*)$", last_stage, re.MULTILINE) == ["1000:1000"]
+    assert re.findall(r"^(?:ARG )?USER\b(.*)$", last_stage, re.MULTILINE) == ["=1000", " ${USER}:${USER}"]
 
 
 OUTSIDE = {
@@ -30,11 +30,12 @@ OUTSIDE = {
     "tests": "tests/test_task.py tests/tasks/parts.py test_model.py lib/test_model.py conftest.py",
     "notebooks and documents": "explore.ipynb notes/explore.ipynb README.md AGENTS.md SECURITY.md",
     "the project's own": "Dockerfile Makefile pyproject.toml requirements-dev.txt requirements-run.in .github/ci.yml",
+    "what helpers leave": "job_files/a jobs/local_test/downloaded_files/a local_upload/a simulated_uploaded/a",
     "what tools leave": ".git/config .venv/lib/a.py venv/lib/a.py __pycache__/a.pyc lib/__pycache__/a.pyc",
 }
 INSIDE = {
     "the worker": "handler.py task.py test_input.json requirements.txt vendor/version.txt vendor/a.whl",
-    "code": "model.py lib/model.py environment.py keys.py docs.py",
+    "code": "model.py lib/model.py environment.py keys.py docs.py jobs/queue.py",
     "data": "labels.txt data/labels.json data/README.md prompts/system.md weights.safetensors tests.json endpoints.csv",
 }
 

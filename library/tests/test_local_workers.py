@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from aggregating_worker import start_folder
 from aggregating_worker.local import LocalEndpoint, launch, stops, workers
 from aggregating_worker.local.queue import Queue
 from tests.conftest import Caller, MakeWorker
@@ -100,7 +101,7 @@ def test_what_a_worker_writes_in_its_folder_does_not_change_the_project(tmp_path
     (tmp_path / "run.sh").chmod(0o755)
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "model.bin").open("wb") as file:
-        file.truncate(launch.COPIED + 1)
+        file.truncate(start_folder.COPIED + 1)
     (tmp_path / ".git").mkdir()
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "pyvenv.cfg").touch()
@@ -124,12 +125,12 @@ def test_what_a_worker_writes_in_its_folder_does_not_change_the_project(tmp_path
 
 def test_a_folder_too_large_to_be_copied_is_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one that holds the copy does not hold a copy of that."""
-    monkeypatch.setattr(launch, "ROOM", 2 * launch.OWN_BYTES)
+    monkeypatch.setattr(start_folder, "ROOM", 2 * start_folder.OWN_BYTES)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "b"))
     for name in ("a/first", "b/second", "c/third", "top"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    folder = launch.Command([]).folder(tmp_path)
+    folder = start_folder.copy_of(tmp_path)
     assert folder.parent == tmp_path / "b"
     assert [(folder / name).read_text() for name in ("a/first", "b/second", "c/third", "top")]
     assert [path.name for path in sorted(folder.rglob("*")) if path.is_symlink()] == ["second", "third"]

@@ -11,7 +11,7 @@ from itertools import count
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from aggregating_worker import before_sdk
+from aggregating_worker import before_sdk, start_folder
 from aggregating_worker.sentence import counted, printable
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Worker:
         before_sdk.end_on_interrupt()
         before_sdk.prepare()
         before_sdk.check_environment()
-        with self._processes:
+        with start_folder.writable(), self._processes:
             from aggregating_worker.refusal import Refused
 
             try:

@@ -69,7 +69,7 @@ def table() -> str:
 
 
 PLACES = (
-    (WORKER / ".env.example", r"(?<=\n\n).*", env),
+    (WORKER / ".env.example", r"(?<=\n\n).*?\n(?=\n)", env),
     (WORKER / ".runpod" / "hub.json", r"(?<=\{#- make settings writes these #\}\n).*?(?=\n    \])", form),
     (ROOT / "docs" / "settings.md", r"(?<=\n\|---\|---\|---\|\n).*?(?=\n\n)", table),
 )

@@ -61,8 +61,8 @@ def process(item: str, job: Input) -> str:
 """A task with a module and a data file beside it."""
 
 CLASSIFIER = """
-import tokenizers, torch, transformers
-folder = "/runpod-volume/huggingface-cache/hub/models--tiny--model/snapshots/0"
+import sys, tokenizers, torch, transformers
+[folder] = sys.argv[1:]
 words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1}, "[UNK]"))
 tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
 tokenizer.save_pretrained(folder)
@@ -71,14 +71,14 @@ config = transformers.BertConfig(
 )
 transformers.BertForSequenceClassification(config).save_pretrained(folder)
 """
-"""Saves a small model of random weights where Runpod's model cache would have it."""
+"""Saves a small model of random weights in a folder."""
 
 PIPELINE = """
-import string
+import string, sys
 from pathlib import Path
 import diffusers, torch, transformers
 {save_pipeline}
-save_pipeline(Path("/runpod-volume/huggingface-cache/hub/models--tiny--model/snapshots/0"))
+save_pipeline(Path(sys.argv[1]))
 """
 """The same for a pipeline: the function of the bake's own tests, which are not in the image, and need pytest."""
 
@@ -170,12 +170,16 @@ def require(base: str) -> None:
 
 
 def model(image: str, project: Path) -> tuple[str, ...]:
-    """Have a model saved by the image's own packages; return the options of ``docker run`` that give it to a worker."""
+    """Have a model saved by the image's own packages where Runpod's cache would have it.
+
+    Return the options of ``docker run`` that give it to a worker.
+    """
     volume = project / "volume"
     volume.mkdir()
     volume.chmod(0o777)
     mount = ("--volume", f"{volume}:/runpod-volume")
-    docker("run", "--rm", *mount, image, "python", "-c", saving(project))
+    folder = "/runpod-volume/huggingface-cache/hub/models--tiny--model/snapshots/0"
+    docker("run", "--rm", *mount, image, "python", "-c", saving(project), folder)
     return (*mount, "--env", "MODEL_ID=tiny/model")
 
 

@@ -16,6 +16,8 @@ from aggregating_worker.settings import Settings
 from tests.conftest import ROOT, STARTING_POINTS, Bake
 
 TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
+OF_A_TASK = {"MODEL_ID", "MODEL_REVISION", "MODEL_DOWNLOAD", "ALLOW_CPU", "UPSTREAM_URL", "UPSTREAM_TIMEOUT"}
+"""Variables that are no setting of the worker: the samples' tasks have them read."""
 
 
 def test_the_image_runs_as_a_user_with_a_number() -> None:
@@ -149,6 +151,6 @@ def test_a_copy_of_the_sample_environment_changes_nothing_and_it_has_every_setti
     lines = (TEMPLATE / ".env.example").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == []
     sample = dict(re.findall(r"^# ([A-Z_]+)=(.*)$", "\n".join(lines), re.MULTILINE))
-    assert sample.keys() == {name.upper() for name in Settings.model_fields}
+    assert sample.keys() == {name.upper() for name in Settings.model_fields} | OF_A_TASK
     for name, field in Settings.model_fields.items():
         assert sample[name.upper()] == ("" if field.default is None else str(field.default).lower())

@@ -38,8 +38,8 @@ def test_what_a_task_logs_is_in_the_log_under_its_job_and_item(serve: Serve) -> 
     state = caller.runsync(["a", "b"])
     lines = [json.loads(line) for line in caller.log.read_text().splitlines() if line.startswith("{")]
     mine = [(line["level"], line["message"]) for line in lines if line["requestId"] == state["id"]]
-    assert ("WARN", "Item 0: seen a") in mine
-    assert ("WARN", "Item 1: seen b") in mine
+    assert ("INFO", "Item 0: seen a") in mine
+    assert ("INFO", "Item 1: seen b") in mine
     assert "not seen" not in caller.log.read_text()
 
 

@@ -9,6 +9,7 @@ holds a worker's promises on its owner's own task.
 
 from aggregating_worker.context import Context
 from aggregating_worker.failed import ItemFailed
+from aggregating_worker.model import find_device, find_model
 from aggregating_worker.worker import Worker
 
-__all__ = ["Context", "ItemFailed", "Worker"]
+__all__ = ["Context", "ItemFailed", "Worker", "find_device", "find_model"]

@@ -1,6 +1,7 @@
 """Prepares for the import of the SDK (1.12.0), which without it would be slow, or fail with a traceback."""
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ def prepare() -> None:
         import cpuinfo
 
         cpuinfo.get_cpu_info = dict
+    logging.root.setLevel(logging.INFO)  # as ``rp_upload.py`` would, if it did not find a handler of the worker's
     _import_when_used("paramiko")  # by the SDK's command line alone, which no worker calls; a quarter of the rest
     _replace_progress_update()
     _keep_writing()

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 FAULTS_NAMED = 3
 MAX_CHARACTERS = 1_000
@@ -20,7 +22,7 @@ def sendable(text: str, limit: int) -> str:
     return text[:limit].encode("utf-8", "backslashreplace").decode("utf-8")[:limit]
 
 
-def faults(error: ValidationError, name: Callable[[str], str] = str) -> str:
+def faults(error: "ValidationError", name: Callable[[str], str] = str) -> str:
     """Name the first few faults in ``error``; ``name`` turns a field's name into the one its author used."""
     text, end, count = error.json(include_url=False, include_context=False, include_input=False), 0, error.error_count()
     named = []

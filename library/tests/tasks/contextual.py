@@ -13,6 +13,6 @@ log = logging.getLogger(__name__)
 
 
 def process(item: Any, job: Input, context: Context) -> Any:
-    log.warning("seen %s", item)
+    log.info("seen %s", item)
     log.debug("not seen")
     return {"job_id": context.job_id, "index": context.index, "keys": sorted(context.job)}

@@ -4,16 +4,14 @@ The model is ``MODEL_ID``, a Transformers text classifier: a name on the Hugging
 """
 
 import os
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import transformers
 from pydantic import BaseModel, ConfigDict
 
+from aggregating_worker import find_device, find_model
+
 MODEL_ID = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
-MODEL_CACHE = Path("/runpod-volume/huggingface-cache/hub")
-"""Where Runpod puts an endpoint's cached model (docs, serverless/endpoints/model-caching)."""
 
 _classify: transformers.Pipeline
 
@@ -28,17 +26,15 @@ class Input(BaseModel):
 
 
 def load() -> None:
-    """Load the model, once, onto the GPU if there is one."""
+    """Load the model, once, onto the GPU."""
     global _classify
-    model = find_model(os.environ.get("MODEL_ID", MODEL_ID))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    _classify = transformers.pipeline("text-classification", model=str(model), device=device)
-
-
-def find_model(model_id: str) -> str | Path:
-    """Return the folder of ``model_id`` in Runpod's model cache, or ``model_id`` itself if it is not there."""
-    snapshots = MODEL_CACHE / f"models--{model_id.replace('/', '--')}" / "snapshots"
-    return max(snapshots.glob("*/"), key=lambda folder: folder.stat().st_mtime, default=model_id)
+    device = find_device()
+    _classify = transformers.pipeline(
+        "text-classification",
+        model=find_model(os.environ.get("MODEL_ID") or MODEL_ID),
+        revision=os.environ.get("MODEL_REVISION") or None,  # of what is fetched from the Hub
+        device=device,
+    )
 
 
 def process_batch(items: list[str], job: Input) -> list[Any]:

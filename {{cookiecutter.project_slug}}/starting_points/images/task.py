@@ -6,7 +6,6 @@ The model is ``MODEL_ID``, a Diffusers text-to-image pipeline: a name on the Hug
 import os
 import secrets
 import threading
-from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import diffusers
@@ -14,10 +13,10 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from aggregating_worker import find_device, find_model
+
 MODEL_ID = "SimianLuo/LCM_Dreamshaper_v7"
 """About a billion parameters, under the MIT license, four steps to a picture. Another may want other defaults below."""
-MODEL_CACHE = Path("/runpod-volume/huggingface-cache/hub")
-"""Where Runpod puts an endpoint's cached model (docs, serverless/endpoints/model-caching)."""
 BATCH_SIZE = 8
 """Pictures per call. A larger call takes more GPU memory; one that does not fit is made again picture by picture."""
 
@@ -64,19 +63,16 @@ class Picture(TypedDict):
 
 
 def load() -> None:
-    """Load the model, once, onto the GPU in half precision if there is one."""
+    """Load the model, once, onto the GPU in half precision."""
     global _pipeline
-    model = find_model(os.environ.get("MODEL_ID", MODEL_ID))
-    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    # Low memory use would need accelerate, which brings a PyTorch of its own into the image.
-    _pipeline = diffusers.DiffusionPipeline.from_pretrained(model, dtype=dtype, low_cpu_mem_usage=False).to(device)
+    device = find_device()
+    _pipeline = diffusers.DiffusionPipeline.from_pretrained(
+        find_model(os.environ.get("MODEL_ID") or MODEL_ID),
+        revision=os.environ.get("MODEL_REVISION") or None,  # of what is fetched from the Hub
+        dtype=torch.float16 if device == "cuda" else torch.float32,
+        low_cpu_mem_usage=False,  # with it, accelerate would bring a PyTorch of its own into the image
+    ).to(device)
     _pipeline.set_progress_bar_config(disable=True)
-
-
-def find_model(model_id: str) -> str | Path:
-    """Return the folder of ``model_id`` in Runpod's model cache, or ``model_id`` itself if it is not there."""
-    snapshots = MODEL_CACHE / f"models--{model_id.replace('/', '--')}" / "snapshots"
-    return max(snapshots.glob("*/"), key=lambda folder: folder.stat().st_mtime, default=model_id)
 
 
 def process_batch(items: list[Prompt], job: Input) -> list[Picture]:

@@ -25,6 +25,8 @@ AGAIN = 10.0
 """Seconds until another is started in the place of a worker that has died at its start."""
 LOOK = 0.5
 """Seconds between two looks at whether a worker has done its other jobs."""
+ALLOWED = ("ALLOW_CPU", "MODEL_DOWNLOAD")
+"""Variables by which a worker may do here what it refuses on the platform: run without GPU, fetch its model."""
 PING = 4.0
 """Seconds between two pings of a worker; each names the jobs that it has in hand."""
 
@@ -139,7 +141,8 @@ class Workers:
         worker_id = f"{self._kind}-{self._started}"
         secret = secrets.token_urlsafe()
         url = f"http://{self._launch.host}:{self.port}/v2/local"
-        env = {**self._env, **protocol(url, worker_id, secret)}
+        allowed = {name: os.environ.get(name, "1") for name in ALLOWED}
+        env = {**allowed, **self._env, **protocol(url, worker_id, secret)}
         folder = await asyncio.to_thread(self._launch.folder, self._cwd)
         process = await self._run(worker_id, folder, env)
         worker = self._known[worker_id] = WorkerProcess(worker_id, secret, folder, process, self)

@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 from aggregating_worker.failed import ItemFailed
 from aggregating_worker.outcome.files import File, Store, Unencoded, joined
 from aggregating_worker.outcome.plain import NO_FORM, NoJson, listed, plain, where
-from aggregating_worker.refusal import sendable
+from aggregating_worker.refusal import Refused, sendable
 
 MAX_KIND = 100
 """Characters of a failure's type."""
@@ -84,7 +84,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """What is kept of an exception: its type and message for the caller, its ``trace`` for the log only."""
+    """What is kept of an exception: its type and message for the caller, its ``trace`` for the log only.
+
+    Of one whose message is a sentence for the worker's owner (``Refused``) there is no trace.
+    """
 
     kind: str
     message: str
@@ -202,6 +205,8 @@ def describe(error: BaseException) -> Raised:
         return Raised(str(leaf.type), _message(leaf), trace, _details(leaf.details), leaf.refresh_worker, broken, True)
     if type(leaf) is Unsendable:
         return Raised(leaf.kind, str(leaf), trace)
+    if type(leaf) is Refused:
+        return Raised(Refused.__name__, str(leaf), "")
     message = _message(leaf)
     lost_gpu = issubclass(type(leaf), RuntimeError) and message.startswith("CUDA error")  # for the life of the process
     return Raised(type(leaf).__name__, message, trace, broken="CUDA" if lost_gpu else "")

@@ -174,8 +174,8 @@ class Process(ABC):
             self._end_if_unwanted()
 
     def _cannot_load(self, again: int, raised: Raised) -> None:
-        self._fault = f"{'load() in task.py failed' if again else 'task.py cannot be imported'}: "
-        log.error(self._fault.partition(":")[0], trace=raised.trace)
-        self._fault += f"{raised.kind}: {raised.message}"
-        if not again:
+        what = "load() in task.py failed" if again else "task.py cannot be imported"
+        self._fault = f"{what}: {raised.kind}: {raised.message}" if raised.trace else f"{what}: {raised.message}"
+        log.error(what if raised.trace else self._fault, trace=raised.trace)
+        if not (again and raised.trace):  # else it may go well the next time
             self._loads = LOADS

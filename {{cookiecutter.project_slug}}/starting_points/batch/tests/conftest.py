@@ -9,10 +9,9 @@ import transformers
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a model where Runpod's model cache would have it."""
-    cache = tmp_path_factory.mktemp("hub")
-    folder = cache / "models--tiny--classifier" / "snapshots" / "0123abc"
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a model; return its folder."""
+    folder = tmp_path_factory.mktemp("model")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "i", "love", "hate", "this", "product"]
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -29,10 +28,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=16,
     )
     transformers.BertForSequenceClassification(config).save_pretrained(folder)
-    return cache
+    return folder
 
 
 @pytest.fixture(scope="session")
-def worker_env(cache: Path) -> dict[str, str]:
+def worker_env(model: Path) -> dict[str, str]:
     """Have the workers load that model."""
-    return {"MODEL_ID": str(cache / "models--tiny--classifier" / "snapshots" / "0123abc")}
+    return {"MODEL_ID": str(model)}

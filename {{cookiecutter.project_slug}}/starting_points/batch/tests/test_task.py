@@ -1,21 +1,19 @@
 """Yours: what ``task.py`` promises, with the tiny model of ``conftest.py``."""
 
+import socket
 from pathlib import Path
 
 import pytest
 import torch
 
 import task
-
-MODEL = "tiny/classifier"
-"""What ``conftest.py`` saves in the cache."""
+from aggregating_worker.testing.caller import Serve
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loaded(cache: Path) -> None:
+def loaded(model: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task, "MODEL_CACHE", cache)
-        patch.setenv("MODEL_ID", MODEL)
+        patch.setenv("MODEL_ID", str(model))
         task.load()
 
 
@@ -55,7 +53,10 @@ def test_the_model_is_on_the_gpu_if_there_is_one() -> None:
     assert task._classify.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_a_model_outside_the_cache_is_left_to_transformers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "MODEL_CACHE", cache)
-    assert task.find_model("another/model") == "another/model"
-    assert task.find_model(MODEL) == cache / "models--tiny--classifier" / "snapshots" / "0123abc"
+def test_nothing_is_asked_of_the_hub_where_the_model_is_there(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        caller = serve(HF_ENDPOINT=f"http://127.0.0.1:{hub.getsockname()[1]}", MODEL_REVISION="main")
+        assert caller.runsync(["i love this"])["status"] == "COMPLETED"
+        hub.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has called
+            hub.accept()

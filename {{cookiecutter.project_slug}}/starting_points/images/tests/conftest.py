@@ -60,14 +60,14 @@ def save_pipeline(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a pipeline where Runpod's model cache would have it."""
-    cache = tmp_path_factory.mktemp("hub")
-    save_pipeline(cache / "models--tiny--painter" / "snapshots" / "0123abc")
-    return cache
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a pipeline; return its folder."""
+    folder = tmp_path_factory.mktemp("model")
+    save_pipeline(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def worker_env(cache: Path) -> dict[str, str]:
+def worker_env(model: Path) -> dict[str, str]:
     """Have the workers load that pipeline."""
-    return {"MODEL_ID": str(cache / "models--tiny--painter" / "snapshots" / "0123abc")}
+    return {"MODEL_ID": str(model)}

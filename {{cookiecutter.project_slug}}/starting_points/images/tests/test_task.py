@@ -1,5 +1,6 @@
 """Yours: what ``task.py`` promises, with the tiny pipeline of ``conftest.py``."""
 
+import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,19 +14,17 @@ import transformers
 from pydantic import ValidationError
 
 import task
+from aggregating_worker.testing.caller import Serve
 
-MODEL = "tiny/painter"
-"""What ``conftest.py`` saves in the cache."""
 SMALL = {"width": 64, "height": 72, "steps": 2}
 TOLERANCE = 2
 """Of 255: what a kernel that is chosen by the size of a call may round differently."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loaded(cache: Path) -> None:
+def loaded(model: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task, "MODEL_CACHE", cache)
-        patch.setenv("MODEL_ID", MODEL)
+        patch.setenv("MODEL_ID", str(model))
         task.load()
 
 
@@ -150,7 +149,10 @@ def test_the_model_is_on_the_gpu_in_half_precision_if_there_is_one() -> None:
         assert (part.device.type, part.dtype) == expected
 
 
-def test_a_model_outside_the_cache_is_left_to_diffusers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "MODEL_CACHE", cache)
-    assert task.find_model("another/model") == "another/model"
-    assert task.find_model(MODEL) == cache / "models--tiny--painter" / "snapshots" / "0123abc"
+def test_nothing_is_asked_of_the_hub_where_the_model_is_there(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        caller = serve(HF_ENDPOINT=f"http://127.0.0.1:{hub.getsockname()[1]}", MODEL_REVISION="main")
+        assert caller.runsync(["a fox"], **SMALL)["status"] == "COMPLETED"
+        hub.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has called
+            hub.accept()

@@ -8,7 +8,7 @@ WORKER := build/my-worker
 POINTS := sync async batch images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-library test-template test-sdk lint wheel settings table bench image peers scale lock upgrade clean
+.PHONY: help demo test test-library test-template test-sdk simulate lint wheel settings table bench image peers scale lock upgrade clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test-template: $(BIN)/.ready-dev  ## The template's tests: every bake, its image
 
 test-library: $(BIN)/.ready-dev  ## The library's tests, from its source; ARGS="tests/test_pool.py" runs some
 	cd library && ../$(BIN)/python -m pytest --numprocesses 4 --dist loadscope $(ARGS)
+
+simulate: $(BIN)/.ready-dev  ## Run the worker through schedules that nobody thought of, for SECONDS=60; SEED=1 shows one; PLANTED=1 plants defects
+	cd library && ../$(BIN)/python -m tests.simulation $(if $(PLANTED),--planted) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
 # Not as $(MAKE), which --dry-run would follow into a worker that is not baked.
 test-sdk: $(WORKER)  ## Bake a worker and run its tests with the oldest to the newest SDK; SDK="1.12.0 2.0.0rc2" names others

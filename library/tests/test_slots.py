@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +13,15 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aggregating_worker.calls import slots
 from aggregating_worker.calls.stream import Stream
 from aggregating_worker.calls.turns import Turns
 from aggregating_worker.calls.work import Options, Work
 from aggregating_worker.outcome.overflow import Output
+from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.threads import Threads
 from aggregating_worker.process.within import Within
+from aggregating_worker.settings import Settings
 from tests.engine import Job, make, others_done, run, stream_of
 
 
@@ -543,3 +547,42 @@ def test_a_call_that_is_not_full_waits_from_when_the_first_of_its_items_came() -
     assert len(turns.draw(2, lambda _: False)) == 2
     [group] = turns._groups.values()
     assert (group.waiting, group.since) == (1, 20.0)
+
+
+class Silent(Within):
+    """A process that says nothing until it is killed, and then what it had to say."""
+
+    held: list[bytes] | None = None
+
+    def _say(self, frames: bytes) -> None:
+        if self.held is None:
+            super()._say(frames)
+        else:
+            self.held.append(frames)
+
+    def kill(self) -> None:
+        held, self.held = self.held or [], None
+        for frames in held:
+            self._feed(frames)
+        assert self._owner
+        self._owner.gone(self, [*self.attempts.values()], "was killed", on_purpose=False)
+
+
+def test_a_call_that_ends_as_its_silent_process_is_killed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "LET_GO_AFTER", 0.05)
+    calls = 0
+
+    async def process(item: int, job: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            process_of_task.held = []
+            await asyncio.Event().wait()
+        return item
+
+    task: Any = SimpleNamespace(process=process, load=lambda: None)
+    described = TaskFunction.of(task)
+    process_of_task = Silent(task, described)
+    stream = Stream(described, [process_of_task], Settings(item_timeout=0.05))
+    assert asyncio.run(asyncio.wait_for(run(stream, [7]), 20)) == [{"index": 0, "success": True, "result": 7}]
+    assert calls == 2

@@ -23,10 +23,13 @@ class Room:
         """Count a job as in hand."""
         self._jobs[work] = None
 
-    def leave(self, job_id: str) -> None:
-        """Do not count the job of this id any more: it is over, and delivered if it could be."""
-        for work in [work for work in self._jobs if work.job_id == job_id and not work.alive]:
-            del self._jobs[work]
+    def leave(self, work: Work) -> None:
+        """Do not count a job any more: it is over, and delivered if it could be."""
+        self._jobs.pop(work, None)
+
+    def of(self, job_id: str) -> list[Work]:
+        """Return the job of this id, if it is in hand."""
+        return [work for work in self._jobs if work.job_id == job_id]
 
     @property
     def unmade(self) -> list[Work]:

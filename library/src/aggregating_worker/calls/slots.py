@@ -134,13 +134,14 @@ class Slots:
             for attempt in seat.process.attempts.values():
                 attempt.wake()
         if not self.until_delivered:
-            self.room.leave(work.job_id)
+            self.room.leave(work)
         self.look()
 
     def delivered(self, job_id: str) -> None:
-        """Let go of the results of a job."""
-        self.room.leave(job_id)
-        self.look()
+        """Let go of a job and its results. It has left, unless it was cancelled while a chunk was on its way."""
+        for work in self.room.of(job_id):
+            self.room.leave(work)
+            self.leave(work)
 
     def look(self) -> None:
         """Start calls while there are free slots and items that need not wait for more."""
@@ -218,6 +219,9 @@ class Slots:
         elif attempt.late and call.items:
             message = f"No result within {self._timeout:g} s per item (ITEM_TIMEOUT)."
             self._again.fail(call, Raised("TimeoutError", message, ""))
+        elif attempt.overdue and call.items:  # it ends just as its process is killed, which was silent
+            self._try_suspects(seat, [Call(call.items, deaths=attempt.deaths + 1, overdue=True)], "")
+            self._again.resolve(call)
         elif attempt.unwanted or not (raised := attempt.raised or (attempt.cancelled and CANCELLED)):
             self._has_succeeded |= not attempt.unwanted
             seat.health.succeeded()
@@ -246,6 +250,7 @@ class Slots:
                 self._end_silent(seat)
             elif attempt.late and len(attempt.items) == 1:  # at once: its call may not end before its process does
                 self._fail_late(attempt.items[0])
+                self.look()
         if not await attempt.wait(grace):
             seat.process.retire()
         await attempt.wait()
@@ -262,11 +267,13 @@ class Slots:
         seconds = self._timeout * len(attempt.items) or math.inf
         if seat.trial is None or seconds == math.inf:
             return await attempt.wait(seconds, unwanted)
-        due = time.monotonic() + seconds
-        while (left := due - time.monotonic()) > 0:
+        left = seconds
+        while left > 0:
             seat.process.ping(attempt)
-            if await attempt.wait(min(left, max(LET_GO_AFTER / 2, seconds / PINGS)), unwanted):
+            turn = min(left, max(LET_GO_AFTER / 2, seconds / PINGS))
+            if await attempt.wait(turn, unwanted):
                 return True
+            left -= turn  # and not by the clock, which goes on while the worker is frozen
             if not attempt.answered and seat.in_use > 1:
                 self._end_silent(seat)
                 return await attempt.wait()

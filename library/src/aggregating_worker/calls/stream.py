@@ -64,6 +64,7 @@ class Stream:
             finishers=self._finishers,
             send_parts=self.send_parts if self._function.in_parts else None,
             send_progress=self.send_progress,
+            look=slots.look,
         )
         try:
             slots.enter(work)

@@ -156,6 +156,7 @@ class Work:
         finishers: Threads,
         send_parts: Send | None = None,
         send_progress: SendProgress | None = None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self.items = items
         self.job_id = job_id
@@ -175,6 +176,7 @@ class Work:
         self.output = output
         self.unadmitted = 0
         """Bytes of outcomes that are made, and have no room in the response yet."""
+        self._look = look
         self._finishers = finishers
         self._lookahead = lookahead
         self._started = 0
@@ -240,15 +242,19 @@ class Work:
         """Run ``make``, which blocks, in a thread, and hand its outcome to ``take``."""
         loop = asyncio.get_running_loop()
 
+        def finished(outcome: Outcome) -> None:
+            take(outcome)
+            self._look()  # its call has ended before, and what could start has been looked for without it
+
         def finish() -> None:
             outcome = make()
             with suppress(RuntimeError):  # the loop is closed: the worker is exiting, and nobody waits for this
-                loop.call_soon_threadsafe(take, outcome)
+                loop.call_soon_threadsafe(finished, outcome)
 
         try:
             self._finishers.run(finish)
         except RuntimeError as error:  # no thread could be started
-            take(failure(index, "NotStored", str(error)))
+            loop.call_soon(finished, failure(index, "NotStored", str(error)))
 
     def fail_rest(self, kind: str, message: str) -> None:
         """Let every item that has no outcome yet fail, started or not."""

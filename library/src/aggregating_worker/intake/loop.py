@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
+from aiohttp import ClientTimeout
 from runpod.serverless import worker as sdk_worker
 from runpod.serverless.modules import rp_scale
 from runpod.serverless.modules.rp_handler import is_generator
@@ -288,14 +289,17 @@ class Loop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
 
 
 class _Watched:
-    """A session whose answers to ``get`` pass through ``watch``."""
+    """A session whose answers to ``get`` pass through ``watch``. How long they may take is for ``_in_time`` to say.
+
+    The SDK's limit of ten minutes ends a poll at once after a longer freeze, and the jobs in its answer would be lost.
+    """
 
     def __init__(self, session: Any, watch: Any) -> None:
         self._session = session
         self._watch = watch
 
     def get(self, *arguments: Any, **options: Any) -> Any:
-        return self._watch(self._session.get(*arguments, **options))
+        return self._watch(self._session.get(*arguments, **options, timeout=ClientTimeout()))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)

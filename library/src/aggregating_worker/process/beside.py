@@ -82,7 +82,6 @@ class Beside(Process):
 
     def _start(self) -> None:
         self._lives += 1
-        self._loads += 1
         self._known.clear()
         self._unsent.clear()
         self._sending = False
@@ -93,6 +92,7 @@ class Beside(Process):
         self._channel.setblocking(False)
         with theirs:
             socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+        self._loads += 1
         self._listen()
 
     def _start_server(self) -> "subprocess.Popen[bytes] | Forked":
@@ -263,6 +263,8 @@ class Beside(Process):
             self._start()
         except OSError as error:
             log.error(f"No process can be started for the task: {error}")
+            for descriptor in self.sockets:
+                self._leave(descriptor)  # the next may get its number, and the event loop would not listen to that
             self.let_go()
             self._kill_server()
             if self._server:
@@ -271,7 +273,7 @@ class Beside(Process):
             self._later(1.0, self._start_again)
 
     def _leave(self, descriptor: socket.socket) -> None:
-        if self._loop:
+        if self._loop and descriptor.fileno() >= 0:
             self._loop.remove_reader(descriptor)
             self._loop.remove_writer(descriptor)
 

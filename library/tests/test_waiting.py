@@ -165,5 +165,5 @@ def test_the_command_tells_it_on_standard_error_and_in_its_error(
         command.main(["run", str(file)])
     assert ended.value.code == 2
     told, error = capsys.readouterr().err.splitlines()
-    assert told.endswith("2 workers died at the start: their log, in the console, has the reason.")
+    assert told.endswith("2 workers died at the start: the log, in the console, has the reason.")
     assert error == f"Job a TIMED_OUT: the platform gave no reason. {told}"

@@ -110,7 +110,7 @@ def why(health: Mapping[str, Any]) -> str:
         )
     said = []
     if count := workers.get("unhealthy"):
-        said.append(f"{counted(count, 'worker')} died at the start: their log, in the console, has the reason.")
+        said.append(f"{counted(count, 'worker')} died at the start: the log, in the console, has the reason.")
     if count := workers.get("throttled"):
         said.append(
             f"{counted(count, 'worker')} throttled: no machine of the chosen kind is free. More kinds or regions help."

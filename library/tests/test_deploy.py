@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx2
 import pytest
 import stamina
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -707,6 +709,19 @@ def test_an_error_that_quotes_a_value_that_nobody_typed_shows_stars_in_its_place
     assert quoted not in said.err
 
 
+@pytest.mark.parametrize("form", [str, json.dumps, repr, lambda value: json.dumps({"env": value}, ensure_ascii=False)])
+def test_an_error_that_quotes_a_value_in_another_form_shows_stars_too(
+    account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch, form: Callable[[str], str]
+) -> None:
+    secret = 'pa"ss\\wörd\nsecond line'
+    monkeypatch.setenv("SECRET", secret)
+    account.holds("my-worker")
+    account.faults[:] = [Fault("PATCH", problem(400, f"refused: {form(secret)}"))]
+    said = deploy("--env", "SECRET")
+    assert "refused: " in said.err
+    assert not {"ss", "second"} & {*re.findall(r"\w+", said.err)}
+
+
 def test_values_that_are_not_shown_are_not_written_back(account: Account, deploy: Deploy) -> None:
     for number, mask in enumerate(["***", "sk-*****9f", "••••••••", "<redacted>", "XXXX"]):
         endpoint = account.holds(f"worker-{number}", env={"KEPT": "1", "TOKEN": mask})
@@ -744,7 +759,38 @@ def test_an_endpoint_that_does_not_come_up_is_explained(
     job_api.health[:] = [DOWN | workers]
     said = deploy("--wait", "1")
     assert (said.status, said.out.splitlines()[1]) == (0, "Endpoint   ep0")
-    assert said.err == f"{why({'jobs': {}, 'workers': DOWN | workers})}\n{NEXT}"
+    expected = (
+        why({"jobs": {}, "workers": DOWN | workers}) if workers else "No worker runs yet: the first job starts one."
+    )
+    assert said.err == f"{expected}\n{NEXT}"
+
+
+def test_an_endpoint_that_is_to_have_a_worker_and_has_none_is_explained(job_api: Account, deploy: Deploy) -> None:
+    job_api.health[:] = [DOWN]
+    said = deploy("--wait", "1", "--workers-min", "1")
+    assert said.err == f"{why({'jobs': {}, 'workers': DOWN})}\n{NEXT}"
+
+
+def test_a_job_api_that_does_not_answer_is_waited_for_no_longer_than_was_said(
+    job_api: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = []
+
+    def get(*_: Any, timeout: float, **__: Any) -> httpx2.Response:
+        waited.append(timeout)
+        raise httpx2.ReadTimeout("silent")
+
+    monkeypatch.setattr(coming_up, "Rest", lambda *arguments: patched(rest.Rest(*arguments)))
+
+    def patched(asked: rest.Rest) -> rest.Rest:
+        monkeypatch.setattr(httpx2, "request", get)
+        return asked
+
+    monkeypatch.setattr(coming_up, "EVERY", 2.0)
+    said = deploy("--wait", "1")
+    assert said.err.startswith("Whether a worker comes up is not known: No answer from ")
+    assert len(waited) == 1
+    assert waited[0] <= 2
 
 
 @pytest.mark.parametrize("state", ["idle", "ready", "running"])

@@ -451,4 +451,4 @@ def test_the_endpoint_is_what_the_platform_documents(
     monkeypatch.chdir(tmp_path)  # it is copied for each worker
     monkeypatch.setattr(worker_api, "POLL_SECONDS", 0.01)  # an empty queue says so at once
     monkeypatch.setattr(stops, "GRACE", 600.0)  # no worker is replaced because it does not stop
-    run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=60, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=50, deadline=None))

@@ -136,13 +136,34 @@ def test_a_field_of_the_tests_that_the_hub_would_not_take_is_named(
     [
         (HUB, None, ".runpod/hub.json cannot be read: No such file or directory."),
         (HUB, "{", ".runpod/hub.json is not JSON: "),
+        (HUB, "[" * 100_000, ".runpod/hub.json is not JSON: "),
         (TESTS, None, ".runpod/tests.json cannot be read: No such file or directory."),
         (TESTS, '{"tests": []}', 'test_input.json should have an "input", and .runpod/tests.json "tests": see'),
         (Path("test_input.json"), "[]", 'test_input.json should have an "input", and .runpod/tests.json "tests": see'),
+        (Path("test_input.json"), '{"input": "x"}', ".runpod/tests.json is not as Runpod's publishing guide"),
+        (
+            Path("test_input.json"),
+            '{"input": {"items": ["\\ud83d"]}}',
+            "test_input.json has a number or a text that is",
+        ),
+        (Path("test_input.json"), '{"input": {"items": [NaN]}}', "test_input.json has a number or a text that is"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_a_sentence(project: Path, file: Path, text: str | None, sentence: str) -> None:
+def test_a_file_that_cannot_be_used_is_a_sentence_and_nothing_is_written(
+    project: Path, file: Path, text: str | None, sentence: str
+) -> None:
     file.unlink() if text is None else file.write_text(text)
+    before = TESTS.read_bytes() if TESTS.exists() else b""
     with pytest.raises(SystemExit) as refused:
         main(["hub"])
     assert str(refused.value).startswith(sentence)
+    assert (TESTS.read_bytes() if TESTS.exists() else b"") == before
+    assert [*TESTS.parent.glob("*.part")] == []
+
+
+def test_tests_of_the_owners_stay(project: Path) -> None:
+    mine = {"name": "mine", "input": {"items": [1]}}
+    TESTS.write_text(json.dumps({**TESTED, "tests": [*TESTED["tests"], mine]}))
+    main(["hub"])
+    first, second = json.loads(TESTS.read_text())["tests"]
+    assert (first["input"], second) == ({"items": ["new"]}, mine)

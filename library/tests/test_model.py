@@ -270,6 +270,17 @@ def test_an_index_of_a_format_that_was_not_fetched_or_of_something_else_names_no
     assert find_model("tiny/model") == str(folder)
 
 
+@pytest.mark.parametrize(
+    "beside",
+    ["training_args.bin", "adapter_model.safetensors", "pytorch_model-00001-of-00002.bin", "vectors.index.json"],
+)
+def test_an_index_of_which_nothing_is_there_is_refused_where_no_other_file_has_all_weights(
+    cache: Cache, refusal: Check, beside: str
+) -> None:
+    cache.snapshot(A, {"config.json": "{}", INDEX: SHARDS[INDEX], beside: "{}"})
+    assert f"{INDEX} names " in refusal()
+
+
 @pytest.mark.parametrize("model_id", ["gpt2", "Tiny/Model.v2_x", "a/b-c"])
 def test_a_name_has_an_organization_or_none(cache: Cache, model_id: str) -> None:
     folder = cache.snapshot(A, model_id=model_id)

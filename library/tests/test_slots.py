@@ -549,6 +549,39 @@ def test_a_call_that_is_not_full_waits_from_when_the_first_of_its_items_came() -
     assert (group.waiting, group.since) == (1, 20.0)
 
 
+def test_an_item_does_not_fail_by_that_of_a_job_that_was_cancelled_during_their_call() -> None:
+    async def scenario() -> None:
+        calls: list[list[str]] = []
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def process_batch(items: list[str], job: Job) -> list[str]:
+            calls.append(items)
+            begun.set()
+            await go.wait()
+            if "bad" in items:
+                raise ValueError("bad")
+            return items
+
+        stream = make(process_batch, batched=True)
+        first = asyncio.create_task(run(stream, ["first"]))
+        await begun.wait()
+        one, other = asyncio.create_task(run(stream, ["good"])), asyncio.create_task(run(stream, ["bad"]))
+        while len(stream.slots.room) < 3:
+            await asyncio.sleep(0)
+        go.set()
+        await first
+        go.clear()
+        while len(calls) < 2:
+            await asyncio.sleep(0)
+        other.cancel()
+        await asyncio.wait([other])
+        go.set()
+        assert results(await one) == ["good"]
+        assert calls == [["first"], ["good", "bad"], ["good"]]
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
 class Silent(Within):
     """A process that says nothing until it is killed, and then what it had to say."""
 

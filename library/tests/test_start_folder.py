@@ -18,7 +18,11 @@ from aggregating_worker import start_folder
 from aggregating_worker.local import LocalEndpoint
 from tests.conftest import Caller, MakeWorker, off_runpod
 
-BOUND = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+COPY = (
+    "from pathlib import Path; from aggregating_worker.start_folder import copy_of; "
+    "print((copy_of(Path()) / 'data').is_symlink())"
+)
+BOUND = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 """What has root heed the modes of files."""
 
 
@@ -102,6 +106,17 @@ def test_a_worker_in_a_folder_that_cannot_be_written_writes_in_its_own(project: 
     assert results == [*items(url).values()]
     assert (files(project), (project / "data" / "words.txt").read_text()) == (before, "words")
     assert not [*temporary.iterdir()]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_linked(project: Path) -> None:
+    """As a database's container leaves one."""
+    (project / "data").chmod(0)
+    try:
+        line = [*BOUND, sys.executable, "-c", COPY]
+        linked = subprocess.run(line, cwd=project, env=off_runpod(), capture_output=True, text=True, check=True)
+    finally:
+        (project / "data").chmod(0o755)
+    assert linked.stdout == "True\n"
 
 
 def test_no_copy_of_a_whole_system_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,6 +233,9 @@ def test_two_projects_have_one_tag_if_and_only_if_their_files_are_equal(
         ("a/**", "a b/a", "a/b a/b/c"),
         ("a/**/c", "c b/a/c a/b/cc", "a/c a/b/c a/b/b/c"),
         ("**", "", "a a/b"),
+        ("**.py", "a.pyc", "a.py b/a.py b/a.py/c"),
+        ("**foo", "foox", "foo xfoo a/xfoo"),
+        ("*\n!**.py", "b/a.py a.py", "a.txt b/c"),
         ("?.py", "ab.py /.py", "a.py b.py"),
         ("*.py[cod]", "a.py a.pyx", "a.pyc a.pyo"),
         ("[^a]b", "ab", "bb cb"),
@@ -266,6 +269,13 @@ def test_what_a_rule_lets_in_below_a_folder_that_is_kept_out_counts(project: Pat
     assert image_tag(project) == before
     write(project / "lib" / "model.py", "1")
     assert image_tag(project) != before
+
+
+def test_the_rules_of_the_dockerfile_itself_come_first(tmp_path: Path) -> None:
+    write(tmp_path / ".dockerignore", "*")
+    write(tmp_path / "Dockerfile.dockerignore", "tests")
+    assert Context(tmp_path).has("task.py")
+    assert not Context(tmp_path).has("tests")
 
 
 def test_it_needs_nothing_but_python_itself(project: Path) -> None:

@@ -26,7 +26,7 @@ def health(in_queue: int = 1, **workers: int) -> dict[str, Any]:
     ("answer", "said"),
     [
         (health(), ["no workers", "max workers are 0, raise them"]),
-        (health(unhealthy=2), ["2 workers died at the start", "their log"]),
+        (health(unhealthy=2), ["2 workers died at the start", "the log"]),
         (health(unhealthy=1, running=2, idle=1), ["1 worker died", "2 workers busy"]),
         (health(throttled=3), ["3 workers throttled", "no machine of the chosen kind is free"]),
         (health(initializing=1), ["1 worker starting"]),

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,8 @@ NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 """What the Hugging Face Hub has as the name of a model."""
 ABBREVIATED = re.compile(r"[0-9a-f]{7,39}|", re.ASCII)
 """The beginning of a commit, from as many digits as git shows; with none, it is that of any."""
-WEIGHTS = (".bin", ".safetensors")
+WHOLE = re.compile(r"((diffusion_)?pytorch_)?model\.(bin|safetensors)")
+"""A file with all of a model's weights (Transformers, Diffusers)."""
 
 _log = logging.getLogger(__name__)
 
@@ -189,18 +191,30 @@ def _fault(folder: Path) -> str:
 def _missing(index: Path) -> str:
     """Say which file with weights ``index`` names that is not there; an empty text if all are.
 
-    Of a format of which none is there, none is missed where there are weights of another: some fetch one format only.
+    Of a format of which none is there, none is missed where another has all of them: some fetch one format only.
     """
     try:
-        shards = sorted({str(shard) for shard in json.loads(index.read_bytes())["weight_map"].values()})
+        shards = _shards(index)
     except (OSError, ValueError, RecursionError):
         return "cannot be read"
-    except (AttributeError, KeyError, TypeError):  # it is an index of something else
-        return ""
-    missing = [shard for shard in shards if not os.path.exists(index.parent / shard)]  # noqa: PTH110  # the same
-    if len(missing) == len(shards) and any(file.suffix in WEIGHTS for file in index.parent.iterdir()):
-        return ""
+    missing = [shard for shard in shards if not shards[shard]]
+    if missing and len(missing) == len(shards):
+        for other in index.parent.iterdir():
+            with suppress(OSError, ValueError, RecursionError):
+                if WHOLE.fullmatch(other.name):
+                    return ""
+                if other.name.endswith(".index.json") and (found := _shards(other)) and all(found.values()):
+                    return ""
     return f"names {missing[0]}, which is not there" if missing else ""
+
+
+def _shards(index: Path) -> dict[str, bool]:
+    """Return whether each file with weights that ``index`` names is there, in their order."""
+    try:
+        shards = sorted({str(shard) for shard in json.loads(index.read_bytes())["weight_map"].values()})
+    except (AttributeError, KeyError, TypeError):  # it is an index of something else
+        return {}
+    return {shard: os.path.exists(index.parent / shard) for shard in shards}  # noqa: PTH110  # the same
 
 
 def _blobs(folder: Path) -> Iterator[Path]:
@@ -230,4 +244,5 @@ def _is_left_over(part: Path) -> bool:
     first, second, *_ = part.name.split(".")
     if part.parent.name == "blobs":
         return (part.parent / first).exists()
-    return any(second in noted.read_text(errors="replace").split() for noted in part.parent.glob("*.metadata"))
+    noted = (file for file in part.parent.glob("*.metadata") if file.is_file())
+    return any(second in file.read_text(errors="replace").split() for file in noted)

@@ -72,8 +72,8 @@ class Copy:
         return not (
             entry.name in LINKED
             or entry.is_symlink()
-            or (entry / "pyvenv.cfg").exists()
             or not os.access(entry, os.R_OK | os.X_OK)
+            or (entry / "pyvenv.cfg").exists()
             or self._room <= 0
         )
 

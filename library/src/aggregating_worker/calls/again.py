@@ -32,11 +32,14 @@ class Call:
 class Again(deque[Call]):
     """The calls that are to be tried again, before other items."""
 
-    def fail(self, call: Call, raised: Raised) -> None:
-        """Fail a call's only item, or have its halves tried."""
+    def fail(self, call: Call, raised: Raised, tried: int) -> None:
+        """Fail a call's only item, or have its halves tried; ``tried`` is how many items it had when it began."""
         first = call.items[0]
         if len(call.items) == 1:
-            first.fail_as(raised)
+            if tried == 1:
+                first.fail_as(raised)
+            else:  # the others have their outcomes, or their jobs are over: it may have been one of these
+                self.appendleft(Call(call.items))
             self.resolve(call)
             return
         first.log(f"A batch of {len(call.items)} items failed: trying its halves", raised.trace or raised.message)

@@ -218,7 +218,7 @@ class Slots:
             self._again.resolve(call)
         elif attempt.late and call.items:
             message = f"No result within {self._timeout:g} s per item (ITEM_TIMEOUT)."
-            self._again.fail(call, Raised("TimeoutError", message, ""))
+            self._again.fail(call, Raised("TimeoutError", message, ""), len(items))
         elif attempt.overdue and call.items:  # it ends just as its process is killed, which was silent
             self._try_suspects(seat, [Call(call.items, deaths=attempt.deaths + 1, overdue=True)], "")
             self._again.resolve(call)
@@ -233,7 +233,7 @@ class Slots:
         else:
             if seat.health.failed(raised, (item.work.job_id for item in call.items)) and self._has_succeeded:
                 self._replace(seat, raised)
-            self._again.fail(call, raised)
+            self._again.fail(call, raised, len(items))
         self.look()
 
     async def _ended(self, seat: Seat, attempt: Attempt[Item]) -> None:
@@ -290,7 +290,9 @@ class Slots:
         for attempt in in_hand:
             items = [attempt.items[place] for place in sorted(attempt.left)]
             if not attempt.late and (items := [item for item in items if item.work.alive]):
-                calls.append(Call(items, deaths=attempt.deaths + 1, overdue=attempt.overdue))
+                # Fewer than it had: it may have been one of those whose jobs are over.
+                deaths = attempt.deaths + 1 if len(items) == len(attempt.items) else 1
+                calls.append(Call(items, deaths=deaths, overdue=attempt.overdue))
             attempt.died = not attempt.over
             attempt.over = True
             attempt.wake()

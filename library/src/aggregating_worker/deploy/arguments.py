@@ -97,7 +97,7 @@ def project_name() -> str:
 
 def project_image() -> str:
     """Return the image that ``make image`` builds, with its tag, as the Makefile says. Raises ``DeployFailed``."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "--no-print-directory", "--silent", "image-name"]
     try:
         asked = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
@@ -122,11 +122,13 @@ def project_needs() -> dict[str, Any]:
             return {"disk": hub.disk, "cpu": [cpu_config(hub.cpu_flavor)]}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, argparse.ArgumentTypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, argparse.ArgumentTypeError):
         why = ".runpod/hub.json does not say what the worker runs on"
         raise DeployFailed(why, "see Runpod's publishing guide for the Hub") from None
-    ids = [each.strip() for each in hub.gpu_ids.split(",")]
+    ids = list(dict.fromkeys(each.strip() for each in hub.gpu_ids.split(",") if each.strip()))
     gpu: dict[str, Any] = {"pools": [each for each in ids if not each.startswith("-")], "count": hub.gpu_count}
+    if not gpu["pools"]:
+        raise DeployFailed(".runpod/hub.json names no GPU to run on", 'give its gpuIds, such as "ADA_24"')
     if excluded := [each[1:] for each in ids if each.startswith("-")]:
         gpu["excludedTypes"] = excluded
     if hub.cuda:
@@ -212,10 +214,12 @@ def _number(least: int, most: int | None = None) -> Callable[[str], int]:
 def _scaling(text: str) -> dict[str, Any]:
     """Return ``text`` as the API spells it; without a number it is 4, which is Runpod's default."""
     kind, _, number = text.partition("=")
-    if kind not in SCALERS or not re.fullmatch(r"[0-9]{1,6}", number or "4") or not int(number or "4"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither delay=SECONDS nor requests=N, of 1 or more")
+    digits = r"[0-9]{1,6}(\.[0-9]{1,3})?" if kind == "delay" else r"[0-9]{1,6}"
+    if kind not in SCALERS or not re.fullmatch(digits, number or "4") or float(number or 4) < 0.5:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither delay=SECONDS, of 0.5 or more, nor requests=N")
     name, field = SCALERS[kind]
-    return {"type": name, field: int(number or "4")}
+    value = float(number or 4)
+    return {"type": name, field: int(value) if value.is_integer() else value}
 
 
 def _cuda(text: str) -> str:

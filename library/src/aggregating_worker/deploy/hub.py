@@ -139,24 +139,24 @@ class Cases(Fields):
 
 
 def main(argv: list[str]) -> None:
-    """Write the input of ``test_input.json`` into ``.runpod/tests.json``, then check both files.
+    """Write the input of ``test_input.json`` into the first test of ``.runpod/tests.json``, and check both files.
 
-    The rest of the file stays as it is. What is wrong is a sentence, with status 1.
+    The rest of the file stays as it is. What is wrong is a sentence, with status 1, and changes nothing.
     """
     what = "Write the job in test_input.json into .runpod/tests.json, and check what the Runpod Hub will read."
     argparse.ArgumentParser(prog="aggregating-worker hub", description=what).parse_args(argv[1:])
-    job, tests = _read(Path("test_input.json")), _read(TESTS)
+    job, tests, hub = _read(Path("test_input.json")), _read(TESTS), _read(HUB)
     try:
-        first = tests["tests"][0]
-        tests["tests"] = [{**first, "input": job["input"]}]
-    except (KeyError, IndexError, TypeError):
+        first, *others = tests["tests"]
+        tests["tests"] = [{**first, "input": job["input"]}, *others]
+    except (KeyError, ValueError, TypeError):
         sys.exit(f'test_input.json should have an "input", and {TESTS} "tests": see Runpod\'s publishing guide.')
-    TESTS.write_text(json.dumps(tests, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for file, fields in ((HUB, Hub), (TESTS, Cases)):
+    for file, fields, content in ((HUB, Hub, hub), (TESTS, Cases, tests)):
         try:
-            fields.model_validate(_read(file))
+            fields.model_validate(content)
         except ValidationError as error:
             sys.exit(f"{file} is not as Runpod's publishing guide has it: {faults(error)}.")
+    _write(TESTS, tests)
     print(f"{TESTS} tests the job in test_input.json; its fields, and those of {HUB}, are as the Hub's guide has them.")
 
 
@@ -165,5 +165,19 @@ def _read(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         sys.exit(f"{file} cannot be read: {error.strerror}.")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         sys.exit(f"{file} is not JSON: {error}.")
+
+
+def _write(file: Path, content: Any) -> None:
+    """Replace ``file``, or leave it as it is."""
+    try:
+        text = f"{json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
+    except ValueError:  # half a surrogate pair, NaN, Infinity
+        sys.exit("test_input.json has a number or a text that is no JSON, such as NaN or half a surrogate pair.")
+    part = file.with_suffix(".part")
+    try:
+        part.write_bytes(text)
+        part.replace(file)
+    except OSError as error:
+        sys.exit(f"{file} cannot be written: {error.strerror}.")

@@ -3,9 +3,10 @@
 One route is of the job API: an endpoint's ``/health``.
 """
 
+import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -113,9 +114,9 @@ class Rest:
         """Change an endpoint (schema ``UpdateEndpointRequest``): a field that ``body`` leaves out stays as it is."""
         return _endpoint(self._send("PATCH", endpoint.path, body))
 
-    def health(self, endpoint: Endpoint) -> dict[str, Any]:
-        """Return how many workers and jobs the endpoint has, of each kind."""
-        health = self._send("GET", f"/{quote(endpoint.id, safe='')}/health")
+    def health(self, endpoint: Endpoint, seconds: float) -> dict[str, Any]:
+        """Return how many workers and jobs the endpoint has, of each kind; it is asked once, for so many seconds."""
+        health = self._send_once("GET", f"/{quote(endpoint.id, safe='')}/health", None, seconds)
         if not isinstance(health, dict) or not isinstance(health.get("workers"), dict):
             raise DeployFailed(f"{self.url} does not say how many workers the endpoint has")
         return health
@@ -124,10 +125,12 @@ class Rest:
         retrying = stamina.RetryingCaller(attempts=TRIES, timeout=2 * PATIENCE).on(_again)
         return retrying(self._send_once, method, path, body)
 
-    def _send_once(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    def _send_once(self, method: str, path: str, body: dict[str, Any] | None, seconds: float = SECONDS) -> Any:
         harmless = method != "POST"
         try:
-            answer = httpx2.request(method, self.url + path, json=body, headers=self._headers, timeout=SECONDS)
+            answer = httpx2.request(
+                method, self.url + path, json=body, headers=self._headers, timeout=min(SECONDS, seconds)
+            )
         except httpx2.HTTPError as error:
             why = one_line(f"No answer from {self.url} ({str(error).rstrip('.') or type(error).__name__})")
             failed = DeployFailed if isinstance(error, httpx2.ConnectError) else Unanswered
@@ -155,8 +158,9 @@ class Rest:
         except ValidationError:
             problem = Problem(detail=answer.reason_phrase or "no reason given")
         detail = "; ".join([problem.detail.rstrip("."), *problem.errors])
-        for value in sorted(self._untyped, key=len, reverse=True):
-            detail = detail.replace(value, "***") if len(value) >= SHORT else detail
+        forms = {form for value in self._untyped for form in _forms(value) if len(form) >= SHORT}
+        for form in sorted(forms, key=len, reverse=True):
+            detail = detail.replace(form, "***")
         return detail
 
 
@@ -183,6 +187,15 @@ def without_key(text: str) -> str:
     """Return ``text`` with *** for the API key, wherever it comes from."""
     key = os.environ.get("RUNPOD_API_KEY", "").strip()
     return text.replace(key, "***") if key else text
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Yield what a value may look like where an error quotes it: as it is, a line of it, and each as JSON or Python."""
+    for text in {value, *value.splitlines()}:
+        yield text
+        yield json.dumps(text)[1:-1]
+        yield json.dumps(text, ensure_ascii=False)[1:-1]
+        yield repr(text)[1:-1]
 
 
 def _again(error: Exception) -> bool | float:

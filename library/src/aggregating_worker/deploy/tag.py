@@ -25,7 +25,9 @@ class Context:
 
     def __init__(self, project: Path) -> None:
         self._project = project
-        rules = project / ".dockerignore"
+        rules = project / "Dockerfile.dockerignore"  # which BuildKit reads in the other's place
+        if not rules.exists():
+            rules = project / ".dockerignore"
         lines = os.fsdecode(rules.read_bytes()).removeprefix("\ufeff").split("\n") if rules.exists() else []
         self._rules = [_rule(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
         self._exceptions = any(lets_in for lets_in, _ in self._rules)
@@ -87,6 +89,8 @@ def image_tag(project: Path) -> str:
 def _rule(line: str) -> tuple[bool, re.Pattern[str]]:
     """Return whether a line of ``.dockerignore`` lets in what it fits, and the pattern of that and all below it."""
     path = posixpath.normpath(line.removeprefix("!").strip()).lstrip("/")
+    if re.fullmatch(r"\*\*[^/*?\\[]+", path):  # ``**.py``: an ending of any path, as Docker has it
+        return line.startswith("!"), re.compile(f".*{re.escape(path[2:])}(/.*)?", re.DOTALL)
     try:
         fits = re.compile(f"{GLOB.sub(_regex, path)}(/.*)?", re.DOTALL)
     except re.error:  # Docker refuses to build with such a line, and says so

@@ -8,7 +8,7 @@ WORKER := build/my-worker
 POINTS := sync async batch images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-library test-template test-sdk simulate lint wheel settings table bench image peers scale lock upgrade clean
+.PHONY: help demo test test-library test-template test-sdk fuzz simulate mutants lint wheel settings table bench image peers scale lock upgrade clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,9 +29,18 @@ test-library: $(BIN)/.ready-dev  ## The library's tests, from its source; ARGS="
 simulate: $(BIN)/.ready-dev  ## Run the worker through schedules that nobody thought of, for SECONDS=60; SEED=1 shows one; PLANTED=1 plants defects
 	cd library && ../$(BIN)/python -m tests.simulation $(if $(PLANTED),--planted) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
+fuzz: $(BIN)/.ready-dev  ## Make bytes from outside wrong at random, for SECONDS=600
+	@cd library && end=$$(( $$(date +%s) + $(or $(SECONDS),600) )) && while [ $$(date +%s) -lt $$end ]; do \
+		FUZZ_TIMES=5 ../$(BIN)/python -m pytest tests/test_fuzz.py $(ARGS) || exit 1; done
+
 # Not as $(MAKE), which --dry-run would follow into a worker that is not baked.
 test-sdk: $(WORKER)  ## Bake a worker and run its tests with the oldest to the newest SDK; SDK="1.12.0 2.0.0rc2" names others
 	@cd $(WORKER) && make test-sdk
+
+# Without what mutmut needs beside libcst for its own runner, some of which .venv has in other versions.
+mutants: $(BIN)/.ready-dev  ## Break the worker's side in one place at a time; which breaks does no test notice? FILES="…" SAMPLE=100 SEED=1
+	@$(BIN)/uv pip install --quiet --no-deps --target build/mutmut --requirement benchmarks/mutants/requirements.txt
+	@PYTHONPATH=$(CURDIR)/build/mutmut nice $(BIN)/python benchmarks/mutants/mutants.py
 
 lint: $(BIN)/.ready-dev
 	$(BIN)/ruff check --config pyproject.toml .

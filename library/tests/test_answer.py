@@ -44,6 +44,19 @@ def test_the_only_job_of_an_answer_is_told_apart_too(unreadable: str) -> None:
     assert (job["id"], type(job["input"])) == ("bad", Unreadable)
 
 
+def test_what_cannot_be_read_and_has_no_id_is_none_and_costs_no_other() -> None:
+    assert jobs_in(b'[{"id": "1", "input": 2}, {nix}, {"id": "3", "input": 4}]')[::2] == [
+        {"id": "1", "input": 2},
+        {"id": "3", "input": 4},
+    ]
+
+
+def test_a_text_without_an_end_is_read_once() -> None:
+    """To look for another text at each of its quotes would take hours."""
+    [job] = jobs_in(b'[{"id": "1", "input": "' + b'\\"' * 1_000_000)
+    assert (job["id"], type(job["input"])) == ("1", Unreadable)
+
+
 @given(st.binary(max_size=40) | texts.map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_what_is_no_answer_is_a_value_error_or_json(answer: bytes) -> None:
     try:

@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
-from aggregating_worker.outcome.bucket import Access, Bucket
+from aggregating_worker.outcome.bucket import Access, Bucket, NotStored
 from tests.calling import client
 from tests.conftest import Serve
 from tests.store import s3, serve_s3
@@ -341,6 +343,7 @@ class Shop(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Counter)
         self.answer = answer
         self.objects: dict[str, bytes] = {}
+        self.headers: dict[str, Any] = {}
 
 
 class Counter(BaseHTTPRequestHandler):
@@ -356,6 +359,7 @@ class Counter(BaseHTTPRequestHandler):
         if careful and self.server.answer == "keeps" and path in self.server.objects:
             return self._answer(412)
         self.server.objects[path] = body
+        self.server.headers[path] = self.headers
         return self._answer(200)
 
     def do_GET(self) -> None:
@@ -415,6 +419,57 @@ def test_two_runs_of_a_job_keep_each_others_objects(store: dict[str, str]) -> No
     first, second = sorted((key for key in keys(store, "results") if key.startswith("twice/")), key=len)
     assert first == "twice/0.json"
     assert re.fullmatch("twice/[0-9a-f]{8}/0.json", second)
+
+
+@pytest.mark.parametrize("shop", ["keeps", "tells nothing"], indirect=True)
+def test_what_is_stored_says_what_it_is(shop: Shop) -> None:
+    bucket = at(f"http://127.0.0.1:{shop.server_port}", "results")
+    for name, said in (("", ("application/json", None)), ("3.png", ("image/png", 'inline; filename="3.png"'))):
+        url = bucket.store("job/3", b"x", said[0], name) if name else bucket.store("job/3", b"x")
+        headers = shop.headers[httpx2.URL(url).path]
+        assert (headers["Content-Type"], headers["Content-Disposition"]) == said
+        assert httpx2.URL(url).params["X-Amz-Expires"] == "604800"
+        assert len(url) <= bucket.url_bytes("job/3")
+
+
+class Client:
+    """Takes nothing, whichever way."""
+
+    exceptions = SimpleNamespace(ClientError=ClientError)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def head_object(self, **_: str) -> None:
+        raise ClientError({"ResponseMetadata": {"HTTPStatusCode": 404}}, "HeadObject")
+
+    def put_object(self, **_: str) -> None:
+        raise self.error
+
+
+def refused(status: int | None, code: str | None) -> ClientError:
+    answer: Any = {"Error": {"Code": code, "Message": SECRET} if code else {}}
+    return ClientError(answer | ({"ResponseMetadata": {"HTTPStatusCode": status}} if status else {}), "PutObject")
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (refused(403, "AccessDenied"), "the bucket answered 403 AccessDenied"),
+        (refused(503, f"<{KEY_ID}>"), "the bucket answered 503"),
+        (refused(403, "A" * 41), "the bucket answered 403"),
+        (refused(None, None), "the bucket answered"),
+        (ConnectionError(SECRET), "ConnectionError"),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_stored_is_said_with_the_reason_and_nothing_secret(error: Exception, why: str) -> None:
+    bucket = at("https://localhost", "results")
+    bucket.__dict__["_client"] = Client(error)
+    with pytest.raises(NotStored, match=f"^A result of 3 bytes could not be stored: {why}.$"):
+        bucket.store("job/0.json", b"abc")
+    with pytest.raises(NotStored, match=f"^0.png, image/png of 2 bytes could not be stored: {why}.$"):
+        bucket.store("job/0.png", b"ab", "image/png", "0.png")
 
 
 def test_many_files_at_once(shop: Shop) -> None:

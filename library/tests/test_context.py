@@ -1,9 +1,11 @@
 """What a task has beside its item: its context, the log, its own defaults, a request for a new worker."""
 
 import asyncio
+import contextvars
 import functools
 import json
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from aggregating_worker.context import Where, in_call
 from aggregating_worker.job import JobRunner
 from aggregating_worker.process.function import kind
 from aggregating_worker.process.log import TaskLog
@@ -49,6 +52,37 @@ def test_a_task_that_closes_standard_output_costs_no_job_and_no_line_of_the_log(
         state = caller.runsync(items)
         assert state["status"] == "COMPLETED"
         caller.wait_for_log(state["id"], counts)
+
+
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [
+        (logging.DEBUG, "DEBUG"),
+        (logging.INFO, "INFO"),
+        (logging.WARNING, "WARN"),
+        (logging.ERROR, "ERROR"),
+        (logging.CRITICAL, "ERROR"),
+    ],
+)
+def test_a_line_has_the_level_of_the_sdks_log_and_the_item_that_it_is_of(level: int, name: str) -> None:
+    lines: list[tuple[Where, str, str]] = []
+    log = TaskLog(lambda *line: lines.append(line))
+    record = logging.LogRecord("task", level, "task.py", 1, "%d files", (2,), None)
+    log.emit(record)
+    mine = Where(7, "job", 3)
+    context = contextvars.copy_context()
+    context.run(in_call.set, mine)
+    context.run(log.emit, record)
+    assert lines == [(Where(), name, "2 files"), (mine, name, "Item 3: 2 files")]
+
+
+def test_the_log_takes_the_place_of_the_sdks_handler_and_leaves_the_tasks_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = logging.FileHandler(os.devnull)
+    before = [logging.StreamHandler(), own, TaskLog(lambda *_: None)]
+    monkeypatch.setattr(logging.root, "handlers", before)
+    (log := TaskLog(lambda *_: None)).install()
+    assert logging.root.handlers == [own, log]
+    own.close()
 
 
 def test_a_line_whose_arguments_do_not_fit_is_in_the_log_too() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -575,6 +576,7 @@ def test_a_damaged_line_of_the_journal_costs_no_other_line(echo: Caller, out: Pa
     journal.write_bytes(b"".join(lines))
     finished = client(echo.endpoint.base_url, "map", str(items), "--out", str(out))
     assert finished.returncode == 0
+    assert b".journal cannot be read. What was there is asked for again" in finished.stderr
     assert read(out) == envelopes_of(list(range(100)))
     assert len(trace.read_text().split()) == 100  # the endpoint still has the job
 
@@ -598,7 +600,7 @@ def test_a_file_that_is_no_journal_is_left_as_it_is(out: Path, content: bytes) -
         assert journal.read_bytes() == content
     else:
         with Journal(out, {}, listed(1)):
-            assert journal.read_bytes() == b'{"journal": 2}\n'
+            assert re.fullmatch(rb'{"journal": 3, "check": "\w{8}"}\n', journal.read_bytes())
 
 
 def test_a_journal_that_is_a_pipe_or_a_folder_is_a_sentence(out: Path) -> None:

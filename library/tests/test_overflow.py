@@ -2,8 +2,8 @@
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from aggregating_worker.delivery.chunk import Chunk, final_body
 from aggregating_worker.outcome.bucket import Access, Bucket, NotStored
+from aggregating_worker.outcome.files import Unencoded
 from aggregating_worker.outcome.overflow import BODY, STOP_POD, Output
-from aggregating_worker.outcome.result import Outcome, failure, reference
+from aggregating_worker.outcome.result import Outcome, failure, reference, seal, with_files
 from aggregating_worker.refusal import Refused
 from tests.engine import success
 
@@ -163,6 +164,58 @@ def test_what_the_platform_refuses_says_so() -> None:
         refused = f"and the platform refused a response of {len(sent(output, outcomes)):,}"
         message = f"The result has 5,002 bytes, {refused}: {helps}, or give the worker a bucket."
         assert first.body["failure"] == {"type": "OutputTooLarge", "message": message}
+
+
+@dataclass(frozen=True)
+class Noted(Shelf):
+    """Notes what it is given."""
+
+    keys: list[str] = field(default_factory=list)
+
+    def store(self, key: str, body: bytes, content_type: str = "application/json", name: str = "") -> str:
+        self.keys.append(f"{key} {body[:2].decode()} {len(body)} {name or content_type}")
+        return super().store(key, body, content_type, name)
+
+
+def test_what_the_platform_refuses_is_stored_the_largest_first_until_enough_is_saved() -> None:
+    bucket = Noted(Access.model_validate(ACCESS))
+    output = Output("job", 5, 1_000_000, bucket=bucket)
+    outcomes = [admitted(output, success(index, "x" * size)) for index, size in enumerate((3_000, 10, 5_000, 4_000))]
+    outcomes.append(admitted(output, failure(4, "E", "", {"x": "y" * 9_000})))
+    smaller = output.shrink(outcomes, 6_000) or []
+    assert bucket.keys == ['job/2.json "x 5002 application/json', 'job/3.json "x 4002 application/json']
+    assert [place for place in range(5) if smaller[place] is not outcomes[place]] == [2, 3]
+    assert [(each.stored, each.body["bytes"]) for each in smaller[2:4]] == [(True, 5_002), (True, 4_002)]
+    assert output.shrink([outcomes[1], outcomes[4]], 1) is None
+
+
+def test_a_bucket_that_fails_then_saves_as_much_as_it_can() -> None:
+    output = Output("job", 1, 1_000_000, bucket=shelf(fails=True))
+    [long] = output.shrink([success(0, "x" * 5_000)], 1) or []
+    assert long.body["failure"]["message"].startswith(", application/json of 5002 bytes could not be stored: xxx")
+    [short] = output.shrink([success(0, "x" * 470)], 1) or []
+    assert short.body["failure"] == {"type": "NotStored", "message": ""}
+
+
+def test_files_are_stored_from_a_size_on_by_the_job_and_the_items_number() -> None:
+    bucket = Noted(Access.model_validate(ACCESS))
+    output = Output("job", 9, 1_000_000, bucket=bucket, inline_file_bytes=10)
+    pieces = with_files(cast(Unencoded, seal(7, [b"x" * 10, b"y" * 11])))
+    outcome = output.seal(7, pieces)
+    inline, stored = outcome.body["result"]
+    assert bucket.keys == ["job/7-1.bin yy 11 7-1.bin"]
+    assert ("data" in inline, "url" in stored, outcome.stored, outcome.index) == (True, True, True, 7)
+    none = Output("job", 9, 1_000_000, inline_file_bytes=10).seal(7, pieces)
+    assert all("data" in file for file in none.body["result"])
+
+
+def test_a_file_that_cannot_be_stored_is_its_items_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output("job", 9, 1_000_000, bucket=shelf(fails=True))
+    outcome = output.seal(7, with_files(cast(Unencoded, seal(7, b"x" * 100_001))))
+    assert outcome.body["failure"]["type"] == "NotStored"
+    assert outcome.body["failure"]["message"].startswith("7-0.bin, application/octet-stream of 100001 bytes")
+    assert "Item 7: 7-0.bin, application/octet-stream of 100001 bytes" in capsys.readouterr().out
+    assert "data" in output.seal(7, with_files(cast(Unencoded, seal(7, b"x" * 100_000)))).body["result"]
 
 
 def test_a_job_of_very_many_small_results_fits() -> None:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from aggregating_worker.delivery.parts import MOST_WAITING, PartStream
 from aggregating_worker.process.run import Parts
 from aggregating_worker.refusal import Refused
 from tests.conftest import Caller, MakeWorker, Serve, off_runpod
@@ -185,6 +186,36 @@ def test_what_the_network_cannot_take_is_missing_on_the_stream_only(serve: Serve
     [[envelope]] = caller.status(job_id)["output"]
     assert envelope["result"] == "".join(large)
     assert caller.log.read_text().count("some are not on the stream") <= 1
+
+
+def test_parts_that_come_during_a_post_go_with_the_next_as_many_as_may_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario() -> None:
+        sent: list[tuple[str, int, Sequence[bytes]]] = []
+        posted: list[dict[int, Any]] = []
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def send(*given: Any) -> None:
+            sent.append(given)
+            begun.set()
+            await go.wait()
+
+        stream = PartStream("job", send, lambda: posted.append({**stream.posting}))
+        stream.add(3, b"first")
+        await begun.wait()
+        half = b"x" * (MOST_WAITING // 2 - len(", "))
+        for part in (half, half, b"", b"too much"):
+            stream.add(3, part)
+        stream.add(4, b"also too much")
+        assert (sent, {*stream.posting}) == ([("job", 3, [b"first"])], {3})
+        go.set()
+        await stream.posting[3]
+        stream.add(4, half * 2)
+        await stream.posting[4]
+        assert sent[1:] == [("job", 3, [half, half, b""]), ("job", 4, [half * 2])]
+        assert (stream.posting, posted) == ({}, [{}, {}])
+
+    asyncio.run(scenario())
+    assert capsys.readouterr().out.count("Parts come faster than the platform takes them") == 1
 
 
 def test_the_local_test_prints_envelopes_only(make_worker: MakeWorker) -> None:

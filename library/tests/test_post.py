@@ -258,6 +258,39 @@ def test_an_answer_may_come_before_the_body_has_gone() -> None:
         over.set()
 
 
+@pytest.mark.parametrize(
+    ("head", "means"),
+    [(b"HTTP/1.1 200 OK\r\n\r\n", Answer(200, "")), (b"HTTP/1.1 200 OK\r\nX: ", None), (b"HTTP/1.1 ", None)],
+    ids=["body", "header", "status"],
+)
+def test_an_answer_without_an_end_is_not_waited_for(head: bytes, means: Answer | None) -> None:
+    def go_on(connection: socket.socket) -> None:
+        read_until(connection, b"body")
+        connection.sendall(head)
+        while True:
+            connection.sendall(b"1" * 65_536)
+
+    async def scenario(poster: Poster) -> None:
+        [made] = await asyncio.gather(poster.post(url, "/", {}, [b"body"], 1_000), return_exceptions=True)
+        assert made == means or (means is None and isinstance(made, OSError))
+
+    with serving(go_on) as url:
+        post_with(scenario)
+
+
+def test_an_answer_whose_end_does_not_come_is_one_all_the_same() -> None:
+    def stop(connection: socket.socket) -> None:
+        read_until(connection, b"body")
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+        connection.recv(1)
+
+    async def scenario(poster: Poster) -> None:
+        assert await poster.post(url, "/", {}, [b"body"], 0.2) == Answer(200, "")
+
+    with serving(stop) as url:
+        post_with(scenario)
+
+
 def test_what_is_cancelled_or_takes_too_long_takes_its_connection_along() -> None:
     ended = queue.Queue[bytes]()
 

@@ -147,6 +147,31 @@ def test_it_is_posted_once_in_a_while_in_order_and_waited_for_at_the_end(monkeyp
     assert posted[-1][1] == '[{"index": 1, "value": "last"}]'
 
 
+def test_that_the_platform_takes_none_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0)
+    answers = [True, False, False, True, False]
+    posted = asyncio.Event()
+
+    async def send(job_id: str, entries: bytes) -> bool:
+        assert (job_id, entries) == ("job", b'[{"index": 0, "value": 1}, {"index": 3, "value": 2}]')
+        posted.set()
+        return answers.pop(0)
+
+    async def scenario() -> None:
+        showing = Progress("job", send)
+        showing.tell(3, b"2")
+        while answers:
+            showing.tell(0, b"1")
+            posted.clear()
+            await posted.wait()
+        await showing.end()
+
+    asyncio.run(scenario())
+    assert capsys.readouterr().out.count("| job | The platform does not take the progress of this job.") == 1
+
+
 def test_one_that_is_never_answered_is_waited_for_no_longer_than_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "PROGRESS_WITHIN", 0.1)
     sending = Sender(300, session=SimpleNamespace(headers={}))

@@ -15,6 +15,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, field_serializer
 
+from aggregating_worker.failed import ItemFailed
 from aggregating_worker.outcome.plain import NO_FORM, RETURNABLE
 from aggregating_worker.outcome.result import WITH_FILE, Unsendable, describe, failure, is_error, returned_error
 from tests.engine import success
@@ -105,6 +106,7 @@ class Row:
         (np.float32("inf"), f"result is Infinity, {NO_FORM}."),
         (Embedding(of=[0.1, float("nan")]), f"result.of[1] is NaN, {NO_FORM}."),
         (Row([Row(float("nan"))]), f"result.cells[0].cells is NaN, {NO_FORM}."),
+        (Row(np.float32("-inf")), f"result.cells is -Infinity, {NO_FORM}."),
         ({float("nan"): 1}, f"result has the key nan, {NO_FORM}."),
         ({"x": {Decimal("Infinity"): 1}}, f"result.x has the key Infinity, {NO_FORM}."),
         (Decimal("NaN"), f"result is NaN, {NO_FORM}."),
@@ -151,6 +153,7 @@ def test_a_time_is_the_same_in_every_unit(unit: str) -> None:
     ("value", "sent"),
     [
         (np.datetime64("2026-01-02"), "2026-01-02"),
+        (np.datetime64("2026-03"), "2026-03-01"),
         (np.datetime64("2026-01-02T00:00:00.000000001"), "2026-01-02T00:00:00.000000001"),
         (np.datetime64("20000-01-01"), "20000-01-01"),
         ({np.int64(1): np.bool_(True), np.float64(0.5): 1, None: 2}, {"1": True, "0.5": 1, "None": 2}),
@@ -197,6 +200,11 @@ def test_an_error_as_plain_handlers_return_it_is_a_failure(returned: Any, failur
     assert returned_error(0, returned).body["failure"] == {"type": "Error", **failure}
 
 
+def test_an_error_that_cannot_be_sent_says_so() -> None:
+    with pytest.raises(Unsendable, match=r"^error\[1\] is NaN"):
+        returned_error(0, {"error": ["no", float("nan")]})
+
+
 @pytest.mark.parametrize(
     "returned", [{"error": 0.03}, {"error": ""}, {"error": None}, {"error": []}, {}, "error", None]
 )
@@ -216,6 +224,21 @@ def test_of_a_group_the_exceptions_in_it_are_named() -> None:
     raised = describe(ExceptionGroup("outer", [ValueError("a"), inner]))
     assert (raised.kind, raised.message) == ("ExceptionGroup", "ValueError: a; TypeError: b")
     assert (describe(inner).kind, describe(inner).message) == ("TypeError", "b")
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "CUDA"),
+        (RuntimeError("no CUDA error"), ""),
+        (ValueError("CUDA error"), ""),
+        (ItemFailed("no", restart=True), "restart"),
+        (ItemFailed("CUDA error"), ""),
+    ],
+)
+def test_what_breaks_a_process_is_told_by_the_exception(error: Exception, broken: str) -> None:
+    assert describe(error).broken == describe(ExceptionGroup("one", [error])).broken == broken
+    assert describe(error).deliberate == isinstance(error, ItemFailed)
 
 
 def test_a_deep_or_long_exception_is_described_in_bounds() -> None:

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import uvloop
@@ -14,10 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregating_worker.calls import slots
+from aggregating_worker.calls.again import Call, suspects
+from aggregating_worker.calls.health import Health
+from aggregating_worker.calls.room import Room
 from aggregating_worker.calls.stream import Stream
 from aggregating_worker.calls.turns import Turns
 from aggregating_worker.calls.work import Options, Work
 from aggregating_worker.outcome.overflow import Output
+from aggregating_worker.outcome.result import Raised
 from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.threads import Threads
 from aggregating_worker.process.within import Within
@@ -596,7 +601,7 @@ class Silent(Within):
     def kill(self) -> None:
         held, self.held = self.held or [], None
         for frames in held:
-            self._feed(frames)
+            self._hear(frames)
         assert self._owner
         self._owner.gone(self, [*self.attempts.values()], "was killed", on_purpose=False)
 
@@ -619,3 +624,59 @@ def test_a_call_that_ends_as_its_silent_process_is_killed_is_tried_again(monkeyp
     stream = Stream(described, [process_of_task], Settings(item_timeout=0.05))
     assert asyncio.run(asyncio.wait_for(run(stream, [7]), 20)) == [{"index": 0, "success": True, "result": 7}]
     assert calls == 2
+
+
+def test_calls_of_several_jobs_that_fail_alike_in_a_row_have_the_process_replaced() -> None:
+    no, other = Raised("ValueError", "no", ""), Raised("ValueError", "another", "")
+    health = Health()
+    assert [health.failed(no, [job]) for job in "aab"] == [False, False, True]
+    assert [health.failed(no, [job]) for job in "aaab"] == [False, False, False, True]
+    assert health.hopeless
+    health.succeeded()
+    assert [health.failed(no, jobs) for jobs in ("ab", "ab", "ab")] == [False, False, True]
+    assert not health.hopeless
+    health.succeeded()
+    for interrupted in (lambda: health.succeeded(), lambda: health.failed(other, "c")):
+        assert [health.failed(no, [job]) for job in "ab"] == [False, False]
+        interrupted()
+    deliberate = Raised("ItemFailed", "no", "", deliberate=True)
+    assert not any(health.failed(deliberate, [job]) for job in "abcdef")
+    assert [health.failed(no, [job]) for job in "abc"] == [False, False, True]
+
+
+def test_suspects_are_halved_until_one_item_is_alone() -> None:
+    items: list[Any] = [*range(5)]
+    call = Call(items, deaths=2)
+    [[first], [second]] = suspects([call])
+    assert ([*first.items], [*second.items]) == (items[:2], items[2:])
+    assert (first.deaths, second.deaths) == (2, 2)
+    one, two, three = (Call(items[place : place + 1]) for place in range(3))
+    assert suspects([one, two, three]) == [[one], [two, three]]
+    assert suspects([one]) == [[one]]
+
+
+def test_there_is_room_for_what_those_that_wait_leave_free_and_for_one_job_beside_a_long_one_that_has_begun() -> None:
+    def room(waiting: int, *begun: bool) -> int:
+        turns: Any = SimpleNamespace(waiting=waiting, jobs=[SimpleNamespace(begun=each) for each in begun])
+        return Room(turns, 100).for_jobs(2, 3)
+
+    assert [room(0), room(5, False), room(5, True, True)] == [6, 1, 1]
+    assert [room(6, False), room(6, True), room(9, True), room(6, True, True), room(6)] == [0, 1, 1, 0, 0]
+
+
+def test_while_too_many_bytes_wait_there_is_no_room_and_the_oldest_job_goes_on() -> None:
+    def job(name: str, size: int, unadmitted: int = 0) -> Any:
+        return Mock(job_id=name, output=SimpleNamespace(size=size), unadmitted=unadmitted)
+
+    turns: Any = SimpleNamespace(waiting=0, jobs=[])
+    room = Room(turns, 100)
+    assert (room.oldest, room.full) == (None, False)
+    first, again, last = job("a", 50), job("a", 0, 30), job("b", 0, 20)
+    for each in (first, again, last):
+        room.enter(each)
+    assert (room.full, room.oldest, room.for_jobs(1, 1), len(room)) == (True, first, 0, 3)
+    assert room.of("a") == [first, again]
+    room.leave(again)
+    assert (room.full, room.oldest, room.for_jobs(1, 1), len(room)) == (False, first, 1, 2)
+    room.leave(first)
+    assert (room.oldest, len(room)) == (last, 1)

@@ -205,6 +205,28 @@ def test_results_with_files_are_not_late_for_the_uploads_of_others() -> None:
     asyncio.run(scenario())
 
 
+def test_results_that_are_stored_come_in_their_order_among_the_others() -> None:
+    class Shelf(Bucket):
+        def store(self, key: str, *_: Any) -> str:
+            return f"https://localhost/{key}"
+
+    async def scenario() -> None:
+        access = {"endpointUrl": "https://localhost", "accessId": "a", "accessSecret": "b", "bucketName": "c"}
+        output = Output("job", 4, 2_500_000, bucket=Shelf(Access.model_validate(access)))
+        stream = make(lambda item, job: "x" * item)
+        jobs = stream_of(stream, [2_000_000, 1, 1_000_000, 2], output=output)
+        found = [outcome.body async for chunk in jobs for outcome in chunk]
+        assert [each.get("result_url") for each in found] == [
+            "https://localhost/job/0.json",
+            None,
+            "https://localhost/job/2.json",
+            None,
+        ]
+        assert [each["index"] for each in found] == [0, 1, 2, 3]
+
+    asyncio.run(scenario())
+
+
 def test_a_batch_that_raises_fails_only_the_guilty_item() -> None:
     calls: list[list[int]] = []
 

@@ -140,7 +140,7 @@ class Living:
         self.silent_until = 0.0
         self._channel = channel
         self._loop = asyncio.get_running_loop()
-        self._frames = Frames()
+        self._frames = Frames(Ask)
         self._unsaid = bytearray()
         self._saying = False
         self.tasks: dict[asyncio.Task[Any] | None, None] = {}

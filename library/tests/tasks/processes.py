@@ -91,11 +91,11 @@ def fork() -> int:
 
 
 def write_into_sockets() -> None:
-    """Say to the worker that its first call has raised, and not what."""
+    """Say to the worker that there is a line for the log, and not which."""
     for descriptor in range(3, 64):
         with suppress(OSError):
             if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                os.write(descriptor, bytes.fromhex("0300000001000000025b5d"))
+                os.write(descriptor, bytes.fromhex("f900000001000000025b5d"))
 
 
 def log(value: Any) -> Any:

@@ -100,6 +100,8 @@ class Item:
     def take(self, flags: int, pieces: list[bytes]) -> None:
         """Take the outcome, as ``process.attempt.Taker`` has it."""
         self.work.output.refresh_worker |= bool(flags & Flag.REFRESH)
+        if not (flags & Flag.FILES or pieces[0].startswith(b'{"index": %d, "success": ' % self.index)):
+            raise ValueError("an outcome of another item")
         if flags & Flag.FILES:
             self.work.finish(partial(self.work.output.seal, self.index, pieces), self.settle, self.index)
         else:
@@ -247,7 +249,12 @@ class Work:
             self._look()  # its call has ended before, and what could start has been looked for without it
 
         def finish() -> None:
-            outcome = make()
+            try:
+                outcome = make()
+            except Exception as error:  # the pieces of a result are what a process says they are
+                raised = describe(error)
+                log.error(f"Item {index} failed", self.job_id, raised.trace)
+                outcome = raised.outcome(index)
             with suppress(RuntimeError):  # the loop is closed: the worker is exiting, and nobody waits for this
                 loop.call_soon_threadsafe(finished, outcome)
 

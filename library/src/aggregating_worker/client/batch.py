@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from aggregating_worker.client.api import Api
 from aggregating_worker.client.http import AnswerTooLarge, CallFailed
+from aggregating_worker.client.job import is_id
 
 MAX_REQUESTS = 5_000
 """Requests in a batch."""
@@ -38,7 +39,7 @@ class BatchState:
         """Return the state in an answer. Raises ``CallFailed``."""
         counts = ("requestTotal", "requestInProgress", "requestCompleted", "requestFailed")
         match answer:
-            case {"id": str(batch_id), "status": str(status)} if all(
+            case {"id": batch_id, "status": str(status)} if is_id(batch_id) and all(
                 isinstance(answer.get(name, 0), int) for name in counts
             ):
                 return cls(batch_id, status, *(answer.get(name, 0) for name in counts))

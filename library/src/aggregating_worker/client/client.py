@@ -78,7 +78,7 @@ class Client:
         self._api = Api(endpoint_id, api_key, base_url, told)
         # No key is sent: a bucket must not see it, and a stored result's URL carries its own permission.
         self._bucket = Http(httpx2.AsyncClient(follow_redirects=True, max_redirects=5))
-        self._told = told
+        self.told = told
         self.leaves_jobs = False
         """Whether a job may go on that nobody waits for any more: it could not be cancelled."""
         self._waiting = Waiting(lambda: self._api.call("GET", "/health"), told)
@@ -171,7 +171,7 @@ class Client:
 
     def _is_left(self, sentence: str) -> None:
         self.leaves_jobs = True
-        self._told(sentence)
+        self.told(sentence)
 
     async def status(self, job_id: str) -> dict[str, Any]:
         """Return the answer of ``/status``: ``status``, and at the end ``output`` or ``error``."""

@@ -5,6 +5,9 @@ import math
 from collections.abc import Iterator
 from typing import Any, NoReturn, NotRequired, TypedDict, TypeGuard
 
+OUTCOMES = ("result", "result_url", "failure")
+"""An envelope has one of these."""
+
 
 class Failure(TypedDict):
     """Why an item has no result."""
@@ -48,11 +51,13 @@ def flatten(chunks: list[Any]) -> Iterator[Any]:
 def is_envelope(value: Any) -> TypeGuard[Envelope]:
     """Whether ``value`` is an envelope as this library's worker sends it."""
     match value:
-        case {"index": int(index), "success": True, **outcome}:
-            stored = isinstance(outcome.get("result_url"), str)
-            return index >= 0 and type(index) is int and stored != ("result" in outcome)
-        case {"index": int(index), "success": False, "failure": {"type": str(), "message": str()}}:
-            return index >= 0 and type(index) is int
+        case {"index": int(index), "success": bool(success)} if index >= 0 and type(index) is int:
+            match success, [(name, value[name]) for name in OUTCOMES if name in value]:
+                case (True, [("result", _) | ("result_url", str())]) | (
+                    False,
+                    [("failure", {"type": str(), "message": str()})],
+                ):
+                    return True
     return False
 
 

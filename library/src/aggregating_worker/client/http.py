@@ -196,7 +196,7 @@ def web_address(url: str) -> httpx2.URL | None:
         parsed = httpx2.URL(url)
         usable = parsed.scheme in ("http", "https") and parsed.host and (parsed.port or 0) in range(65_536)
         return parsed if usable else None
-    except httpx2.InvalidURL:
+    except (httpx2.InvalidURL, ValueError):  # the latter for half of a surrogate pair
         return None
 
 

@@ -1,7 +1,9 @@
 """A job as it is sent to the endpoint, and the endpoint's answers about it: its state and the envelopes in that."""
 
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeGuard
+from urllib.parse import quote
 
 from aggregating_worker.client.envelopes import Envelope, aggregate, encode, flatten, is_envelope, is_parts
 from aggregating_worker.client.http import CallFailed
@@ -47,9 +49,16 @@ def first_index(job: Job) -> int:
 
 def checked(state: dict[str, Any]) -> dict[str, Any]:
     """Return ``state`` if it is the state of a job. Raises ``CallFailed``."""
-    if isinstance(state.get("id"), str) and state.get("status") in STATES:
+    if is_id(state.get("id")) and state.get("status") in STATES:
         return state
     raise CallFailed("The endpoint's answer is not the state of a job: is RUNPOD_ENDPOINT_BASE_URL right?")
+
+
+def is_id(value: Any) -> TypeGuard[str]:
+    """Whether ``value`` is a text that a URL can have in it."""
+    with suppress(UnicodeEncodeError):  # half of a surrogate pair
+        return isinstance(value, str) and bool(quote(value))
+    return False
 
 
 def streamed(state: dict[str, Any]) -> list[Any]:

@@ -3,7 +3,8 @@
 The first line says with what the list is done: the endpoint and the options. Each later line is a job or a batch that
 was submitted, with its items, or the envelope of an item, or again a first line, where a run went on with something
 else. Items are known by their content: a line of the list may be mended, moved or added. Of what is said of an item,
-the last counts. A line that cannot be read is skipped.
+the last counts. Each line ends with a checksum of itself and of the one before: what was changed, lost, doubled or
+moved in between is skipped, and counted.
 """
 
 import os
@@ -11,13 +12,16 @@ from array import array
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+from zlib import crc32
 
 from aggregating_worker.client.envelopes import Envelope, encode, is_envelope, parse
 from aggregating_worker.client.http import CallFailed
 from aggregating_worker.client.items import Items
 from aggregating_worker.sentence import counted, one_line
 
-VERSION = 2
+VERSION = 3
+CHECK = b', "check": "%08x"}\n'
+"""How a line ends."""
 
 
 class BegunOtherwise(CallFailed):
@@ -40,6 +44,10 @@ class Journal:
         """How many items are done, be it that they failed."""
         self.accepted = False
         """Whether the endpoint has brought a result of the list, with these options."""
+        self.damaged = 0
+        """How many lines cannot be read, or are not where they were written."""
+        self._end = b""
+        """How the last line ends."""
         self._out = out
         self._of = dict(of)
         self._begun: dict[str, Any] = {}
@@ -122,7 +130,7 @@ class Journal:
             for index, place in enumerate(self._places):
                 lines.seek(place)
                 entry = parse(lines.readline())
-                del entry["item"]
+                del entry["item"], entry["check"]
                 entry["index"] = index  # it may have moved
                 output.write(encode(entry) + b"\n")
                 if index in self._failed:
@@ -148,7 +156,7 @@ class Journal:
         header = encode({"journal": VERSION, **self._of})
         self._file.seek(0)
         first = self._file.readline()
-        if header.startswith(first):  # nothing, or a part of it, was written
+        if _checked(header, b"")[:-1].startswith(first):  # nothing, or a part of it, was written
             self._file.truncate(0)
             self._append(header)
             return
@@ -160,6 +168,7 @@ class Journal:
         for line in self._file:
             if not line.endswith(b"\n"):  # torn by a kill
                 self._file.truncate(place)
+                self.damaged += 1
                 break
             others |= self._read(line, place, known)
             place += len(line)
@@ -185,10 +194,12 @@ class Journal:
 
         Return whether it is the result of an item that is not in the list.
         """
-        try:
-            entry = parse(line)
-        except ValueError:
+        content, before = line[: -len(CHECK % 0)] + b"}", self._end
+        self._end = line[-len(CHECK % 0) :]
+        if _checked(content, before) != line:
+            self.damaged += 1
             return False
+        entry = parse(content)
         match entry:
             case {"journal": version} if version == VERSION:
                 self._begin({name: value for name, value in entry.items() if name != "journal"})
@@ -232,6 +243,13 @@ class Journal:
         """Append a line and return where it starts."""
         self._file.seek(0, os.SEEK_END)
         place = self._file.tell()
-        self._file.write(line + b"\n")
+        checked = _checked(line, self._end)
+        self._file.write(checked)
         self._file.flush()
+        self._end = checked[-len(CHECK % 0) :]
         return place
+
+
+def _checked(line: bytes, before: bytes) -> bytes:
+    """Return ``line``, a JSON object, with its checksum; ``before`` is how the line before it ends."""
+    return line[:-1] + CHECK % crc32(line, crc32(before))

@@ -17,6 +17,7 @@ from aggregating_worker.client.long_list import LongList, Progress
 from aggregating_worker.client.map_batch import BatchedJobs
 from aggregating_worker.client.map_jobs import Jobs
 from aggregating_worker.client.shards import Frame
+from aggregating_worker.sentence import counted
 
 PATIENCE = 6 * 3_600.0
 """Seconds for which a batch may make no progress."""
@@ -73,6 +74,11 @@ async def map_file(
     frame = Frame(job, field)
     items = Items(source, frame.room, placed=files is not None)  # in the names of files are places
     with Journal(out, _begun(client, job, field, files, batch=batch), items, agreed=agreed) as journal:
+        if journal.damaged:
+            client.told(
+                f"{counted(journal.damaged, 'line')} of {journal.path} cannot be read. What was there is asked for "
+                "again, and paid for again if the endpoint does not have it any more."
+            )
         if again:
             journal.ask_again()
         for index, fault in items.faults.items():

@@ -24,6 +24,8 @@ STAGGER = 0.25
 """Seconds after which the host's next address is tried as well (RFC 8305)."""
 PIECE = 65_536
 """Bytes of a body that are written at once."""
+MOST = 1_000_000
+"""Bytes of an answer that are read at most; only its status is needed."""
 CLOSED = "closed without an answer"
 
 
@@ -75,6 +77,8 @@ class _Connection(asyncio.Protocol):
         self._answer = asyncio.get_running_loop().create_future()
         self._answer.cancel()  # no answer is expected yet
         self._status = 0
+        self._read = 0
+        """Bytes of the answer that have come."""
         self._retry_after = ""
         self._unsent: Iterator[bytes | memoryview] | None = None
         self._full = False
@@ -90,8 +94,8 @@ class _Connection(asyncio.Protocol):
         if self._transport.is_closing():
             raise ConnectionResetError(CLOSED)
         loop = asyncio.get_running_loop()
-        self._answer, self._status, self.reusable = loop.create_future(), 0, False
-        alarm = loop.call_later(seconds, self._fail, TimeoutError())
+        self._answer, self._status, self._read, self.reusable = loop.create_future(), 0, 0, False
+        alarm = loop.call_later(seconds, self._cut, TimeoutError())
         self._unsent = _pieces([head, *body])
         self._send()
         try:
@@ -124,12 +128,15 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._answer.done():  # unasked: it must not be taken for the next answer
-            return self.end()
+            self.end()
+            return
+        self._read += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self.reusable = False
-            self._fail(ConnectionError(f"no HTTP: {error}"))
+            self._cut(ConnectionError(f"no HTTP: {error}"))
+        if self._read > MOST:
+            self._cut(ConnectionError("more than an answer"))
 
     def eof_received(self) -> None:
         self.reusable = False
@@ -151,18 +158,19 @@ class _Connection(asyncio.Protocol):
             self._succeed()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._cut(error or ConnectionResetError(CLOSED))
+
+    def _cut(self, error: Exception) -> None:
+        """Take what has come for the answer, if its status is there: the rest would not be looked at anyway."""
         self.reusable = False
-        if self._status >= 200:  # the answer may end with the connection
+        if self._status >= 200:
             self._succeed()
-        self._fail(error or ConnectionResetError(CLOSED))
+        elif not self._answer.done():
+            self._answer.set_exception(error)
 
     def _succeed(self) -> None:
         if not self._answer.done():
             self._answer.set_result(Answer(self._status, self._retry_after))
-
-    def _fail(self, error: Exception) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(error)
 
 
 def _pieces(body: Sequence[bytes]) -> Iterator[bytes | memoryview]:

@@ -7,18 +7,22 @@ levels of brackets, and every job in it is lost without a line.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from aggregating_worker.request import Unreadable
 
-TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
-"""What tells where a JSON value ends: texts, in which brackets mean nothing, brackets and commas."""
+TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL)
+"""What tells where a JSON value ends: texts, in which brackets mean nothing, brackets and commas.
+
+A text without an end goes on to the end of the answer: to look for others in it would take a time that is quadratic.
+"""
 
 
 def jobs_in(answer: bytes) -> Any:
     """Return the JSON value in ``answer``, in which a job that cannot be read is its id and an ``Unreadable`` input.
 
-    Raises ``ValueError`` if the answer is not JSON, or if an unreadable job does not say its id.
+    In a list, what cannot be read and does not say its id is None. Raises ``ValueError`` if the whole answer is such.
     """
     try:
         return json.loads(answer)
@@ -32,7 +36,9 @@ def _read(element: bytes) -> Any:
     try:
         return json.loads(element)
     except (ValueError, RecursionError) as error:
-        return _job(element, error)
+        with suppress(ValueError):
+            return _job(element, error)
+        return None
 
 
 def _job(text: bytes, error: Exception) -> dict[str, Any]:
@@ -40,8 +46,8 @@ def _job(text: bytes, error: Exception) -> dict[str, Any]:
     why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
     for member in _parts(text.strip()[1:-1]):
         name, _, value = member.partition(b":")
-        if name.strip() == b'"id"' and isinstance(job_id := json.loads(value), str):
-            return {"id": job_id, "input": Unreadable(f"The job cannot be read: {why}.")}
+        if name.strip() == b'"id"' and value.strip().startswith(b'"'):
+            return {"id": json.loads(value), "input": Unreadable(f"The job cannot be read: {why}.")}
     raise ValueError("a job that cannot be read does not say its id")
 
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import ClientTimeout
 from runpod.serverless import worker as sdk_worker
@@ -319,10 +320,10 @@ class _Answer:
 
 
 def _is_job(job: object) -> bool:
-    """Whether the SDK can keep ``job`` among its jobs in progress, and so will start it."""
+    """Whether the SDK can keep ``job`` among its jobs in progress, and so will start it, and its id can be in a URL."""
     if not (isinstance(job, dict) and isinstance(job.get("id"), str) and "input" in job):
         return False
     try:
-        return bool(Job(**job).id == job["id"])
-    except Exception:  # a key cannot be an attribute of ``Job``
+        return bool(quote(job["id"]) and Job(**job).id == job["id"])
+    except Exception:  # half of a surrogate pair, or a key that cannot be an attribute of ``Job``
         return False

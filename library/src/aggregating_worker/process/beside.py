@@ -19,11 +19,10 @@ from types import ModuleType
 from weakref import WeakSet
 
 from aggregating_worker import log
-from aggregating_worker.outcome.result import describe
 from aggregating_worker.process.folders import Folders, remove
 from aggregating_worker.process.inside import AT_ONCE, READ, REPORT, can_fork, serve
 from aggregating_worker.process.process import LOADS, STILL_LOADING, UNLOAD_WITHIN, Owner, Process
-from aggregating_worker.process.wire import Ask, Frames, frame
+from aggregating_worker.process.wire import Ask, Frames, Say, frame
 from aggregating_worker.refusal import Refused
 
 REAP_EVERY = 0.02
@@ -85,7 +84,7 @@ class Beside(Process):
         self._known.clear()
         self._unsent.clear()
         self._sending = False
-        self._frames, self._pid, self._fault = Frames(), 0, ""
+        self._frames, self._pid, self._fault = Frames(Say), 0, ""
         if self._server is None:  # before the next two are made: it must not keep them open
             self._server = self._start_server()
         self._channel, theirs = socket.socketpair()
@@ -171,13 +170,8 @@ class Beside(Process):
             return False
         except OSError:
             data = b""
-        try:
-            for heard in self._frames.feed(data):
-                self._heard(*heard)
-        except Exception as error:  # the task has written into the socket
-            log.error("The task's process says what cannot be read", trace=describe(error).trace)
+        if not (data and self._hear(data)):
             data = b""
-        if not data:
             self._leave(self._channel)
             self.kill()
             self._later(UNLOAD_WITHIN, self._kill_server)  # it has not reported the end by then

@@ -118,7 +118,7 @@ class Inside:
         self._folders = folders.of(os.getpid())
         self._channel = channel
         self._lock = threading.RLock()
-        self._frames = Frames()
+        self._frames = Frames(Ask)
         self._most = 1
         self._todo: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         """For the main thread of a task that blocks: calls, and None at the end."""

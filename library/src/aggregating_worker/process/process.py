@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aggregating_worker import log
-from aggregating_worker.outcome.result import Raised
+from aggregating_worker.outcome.result import Raised, describe
 from aggregating_worker.process.attempt import Attempt
 from aggregating_worker.process.wire import PLACE, Ask, Flag, Frames, Say, read_outcome
 
@@ -56,7 +56,7 @@ class Process(ABC):
         self._ending = False
         """Whether it waits for calls that somebody wants, before it ends."""
         self._on_purpose = False
-        self._frames = Frames()
+        self._frames = Frames(Say)
         self._known: set[int] = set()
 
     def serve(self, owner: Owner, slots: int, patience: float) -> None:
@@ -129,18 +129,28 @@ class Process(ABC):
                 self._ending = False
                 self.end()
 
+    def _hear(self, data: bytes) -> bool:
+        """Do what is said in ``data``; return whether it can be read: the task may have written into the socket."""
+        try:
+            for heard in self._frames.feed(data):
+                self._heard(*heard)
+        except Exception as error:
+            log.error("The task's process says what cannot be read", trace=describe(error).trace)
+            return False
+        return True
+
     def _heard(self, kind: int, number: int, payload: bytes) -> None:
         """Do what a frame says."""
         attempt = self.attempts.get(number)
         match kind:
             case Say.MADE if attempt:
                 place, flags, pieces = read_outcome(payload)
-                attempt.left.discard(place)
                 attempt.items[place].take(flags, pieces)
+                attempt.left.discard(place)
                 if flags & Flag.RESTART:
                     self.retire()
             case Say.RAISED if attempt:
-                attempt.raised = Raised(*json.loads(payload))
+                attempt.raised = read_raised(payload)
             case Say.ENDED if attempt:
                 attempt.over = True
                 if not payload:  # else there are more outcomes to come
@@ -158,12 +168,12 @@ class Process(ABC):
                 [place] = PLACE.unpack_from(payload)
                 attempt.items[place].take_progress(payload[PLACE.size :])
             case Say.READY:
-                [self.load_seconds] = json.loads(payload)
+                self.load_seconds = float(*json.loads(payload))
                 self.ready = True
                 if self._owner:
                     self._owner.look()
-            case Say.UNUSABLE:
-                self._cannot_load(number, Raised(*json.loads(payload)))
+            case Say.UNUSABLE if self._loads:  # else it has loaded
+                self._cannot_load(number, read_raised(payload))
             case Say.LOGGED:
                 (attempt.context if attempt else contextvars.Context()).run(log.line, *json.loads(payload))
         if attempt and attempt.over:
@@ -179,3 +189,11 @@ class Process(ABC):
         log.error(what if raised.trace else self._fault, trace=raised.trace)
         if not (again and raised.trace):  # else it may go well the next time
             self._loads = LOADS
+
+
+def read_raised(payload: bytes) -> Raised:
+    """Return the exception that a process tells of; raise ``ValueError`` if it is none."""
+    match json.loads(payload):
+        case [str(), str(), str(), _, bool(), "" | "CUDA" | "restart", bool()] as told:
+            return Raised(*told)
+    raise ValueError("what was raised is not told as it should be")

@@ -6,7 +6,7 @@ wrong can say wrong things, but it cannot make the worker run them.
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -30,23 +30,26 @@ class Ask(IntEnum):
 
 
 class Say(IntEnum):
-    """What a process says. The number is a call's."""
+    """What a process says. The number is a call's.
 
-    READY = 1
-    UNUSABLE = 2
+    No text in UTF-8 has these bytes: what the task writes into the socket by mistake is told apart at once.
+    """
+
+    READY = 0xF7
+    UNUSABLE = 0xF8
     """``load`` failed or, if the number is 0, the task could not be imported: a ``Raised``."""
-    LOGGED = 3
+    LOGGED = 0xF9
     """A line of the task's for the log."""
-    PART = 4
+    PART = 0xFA
     """A part of the call's only item, encoded."""
-    MADE = 5
+    MADE = 0xFB
     """The outcome of one of the call's items."""
-    RAISED = 6
+    RAISED = 0xFC
     """The call has raised: a ``Raised``, and whether the process is broken."""
-    ENDED = 7
+    ENDED = 0xFD
     """The function has returned. If something follows, there are more outcomes to come: of results with files."""
-    PONG = 8
-    PROGRESS = 9
+    PONG = 0xFE
+    PROGRESS = 0xFF
     """How far one of the call's items is: its place, and a value, encoded."""
 
 
@@ -85,13 +88,15 @@ def outcome(number: int, place: int, flags: int, pieces: Sequence[bytes]) -> byt
 
 
 def read_outcome(payload: bytes) -> tuple[int, int, list[bytes]]:
-    """Return the place, the flags and the pieces of an outcome."""
+    """Return the place, the flags and the pieces of an outcome; raise ``ValueError`` if there is more or less."""
     place, flags, count = OUTCOME.unpack_from(payload)
     begin = OUTCOME.size + 4 * count
     pieces = []
     for size in struct.unpack_from(f"!{count}I", payload, OUTCOME.size):
         pieces.append(payload[begin : begin + size])
         begin += size
+    if not pieces or begin != len(payload):
+        raise ValueError("an outcome is not as long as it says")
     return place, flags, pieces
 
 
@@ -101,20 +106,26 @@ def values(*given: Any) -> bytes:
 
 
 class Frames:
-    """The frames in what is read from a socket."""
+    """The frames, of these kinds, in what is read from a socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Iterable[int]) -> None:
+        self._kinds = {*map(int, kinds)}
         self._unread = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Yield the frames that are complete with ``data``."""
+        """Yield the frames that are complete with ``data``, each once; raise ``ValueError`` where none begins."""
         self._unread += data
         begin = 0
-        while len(self._unread) >= begin + HEAD.size:
-            kind, number, size = HEAD.unpack_from(self._unread, begin)
-            end = begin + HEAD.size + size
-            if len(self._unread) < end:
-                break
-            yield kind, number, bytes(self._unread[begin + HEAD.size : end])
-            begin = end
-        del self._unread[:begin]
+        try:
+            while len(self._unread) >= begin + HEAD.size:
+                kind, number, size = HEAD.unpack_from(self._unread, begin)
+                if kind not in self._kinds:
+                    raise ValueError(f"no frame begins with the byte {kind}")
+                end = begin + HEAD.size + size
+                if len(self._unread) < end:
+                    break
+                payload = bytes(self._unread[begin + HEAD.size : end])
+                begin = end
+                yield kind, number, payload
+        finally:  # whoever takes the frames may raise
+            del self._unread[:begin]

@@ -76,8 +76,4 @@ class Within(Process):
     def _say(self, frames: bytes) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits for this
             if self._loop:
-                self._loop.call_soon_threadsafe(self._feed, frames)
-
-    def _feed(self, frames: bytes) -> None:
-        for heard in self._frames.feed(frames):
-            self._heard(*heard)
+                self._loop.call_soon_threadsafe(self._hear, frames)

@@ -71,13 +71,17 @@ def test_a_model_is_loaded_in_each_way_that_docs_models_shows(bake: Bake, venv: 
 def test_the_lines_for_a_model_in_the_image_fit_the_dockerfile(bake: Bake) -> None:
     """They are not built here: their base takes several GB."""
     project = bake(starting_point="batch")
-    stage, last, secret = re.findall(r"```dockerfile\n(.*?)```", MODELS, re.DOTALL)
+    stage, last, folder, secret = re.findall(r"```dockerfile\n(.*?)```", MODELS, re.DOTALL)
     dockerfile = (project / "Dockerfile").read_text(encoding="utf-8")
     for before, lines in (("FROM base AS code\n", stage), ("COPY --from=code ", last)):
         assert dockerfile.count(before) == 1
         dockerfile = dockerfile.replace(before, lines + before)
     [plain] = re.findall(r"^RUN HF_HOME=\S+ \S+ download", stage, re.MULTILINE)
     assert secret.count(plain.removeprefix("RUN ")) == 1
-    for text in (dockerfile, dockerfile.replace(plain, secret.partition(" …")[0])):
+    for text in (
+        dockerfile,
+        dockerfile.replace(plain, secret.partition(" …")[0]),
+        dockerfile.replace(stage, folder),
+    ):
         done = subprocess.run([Path(sys.executable).with_name("hadolint"), "-"], input=text, text=True)
         assert done.returncode == 0

@@ -68,6 +68,13 @@ def changed(content: Any, path: str, value: Any) -> str:
     return json.dumps(content)
 
 
+def refusal() -> str:
+    """Return the sentence with which ``make hub`` ends."""
+    with pytest.raises(SystemExit) as refused:
+        main(["hub"])
+    return str(refused.value)
+
+
 def test_the_job_of_the_test_input_is_tested_and_the_rest_stays(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,9 +113,7 @@ def test_the_job_of_the_test_input_is_tested_and_the_rest_stays(
 )
 def test_a_field_that_the_hub_would_not_take_is_named(project: Path, path: str, value: Any, sentence: str) -> None:
     HUB.write_text(changed(SHOWN, path, value))
-    with pytest.raises(SystemExit) as refused:
-        main(["hub"])
-    assert str(refused.value).startswith(f".runpod/hub.json is not as Runpod's publishing guide has it: {sentence}")
+    assert refusal().startswith(f".runpod/hub.json is not as Runpod's publishing guide has it: {sentence}")
 
 
 @pytest.mark.parametrize(
@@ -126,9 +131,7 @@ def test_a_field_of_the_tests_that_the_hub_would_not_take_is_named(
     project: Path, path: str, value: Any, sentence: str
 ) -> None:
     TESTS.write_text(changed(TESTED, path, value))
-    with pytest.raises(SystemExit) as refused:
-        main(["hub"])
-    assert str(refused.value).startswith(f".runpod/tests.json is not as Runpod's publishing guide has it: {sentence}")
+    assert refusal().startswith(f".runpod/tests.json is not as Runpod's publishing guide has it: {sentence}")
 
 
 @pytest.mark.parametrize(
@@ -154,9 +157,7 @@ def test_a_file_that_cannot_be_used_is_a_sentence_and_nothing_is_written(
 ) -> None:
     file.unlink() if text is None else file.write_text(text)
     before = TESTS.read_bytes() if TESTS.exists() else b""
-    with pytest.raises(SystemExit) as refused:
-        main(["hub"])
-    assert str(refused.value).startswith(sentence)
+    assert refusal().startswith(sentence)
     assert (TESTS.read_bytes() if TESTS.exists() else b"") == before
     assert [*TESTS.parent.glob("*.part")] == []
 

@@ -9,16 +9,16 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, Field, PositiveInt
 
+from aggregating_worker.deploy.hub import CUDA, HUB, CudaVersions
 from aggregating_worker.deploy.rest import DeployFailed, without_key
 from aggregating_worker.sentence import one_line
 
 SCALERS = {"delay": ("QUEUE_DELAY", "queueDelay"), "requests": ("REQUEST_COUNT", "requestCount")}
 """The kinds of ``--scale-by`` (schema ``EndpointScaling``): their type, and the field of their number."""
-CUDA = r"^[0-9]+\.[0-9]+$"
 FLASH_BOOT = {"off": "OFF", "on": "FLASHBOOT", "priority": "PRIORITY_FLASHBOOT"}
 
 
@@ -55,7 +55,7 @@ class Hub(BaseModel):
     cpu_flavor: str = Field("", alias="cpuFlavor")
     gpu_ids: str = Field("", alias="gpuIds")
     gpu_count: PositiveInt = Field(1, alias="gpuCount")
-    cuda: list[Annotated[str, Field(pattern=CUDA)]] = Field([], alias="allowedCudaVersions")
+    cuda: CudaVersions = Field([], alias="allowedCudaVersions")
 
 
 def read_arguments(argv: Sequence[str]) -> Arguments:
@@ -116,7 +116,7 @@ def project_needs() -> dict[str, Any]:
     Raises ``DeployFailed``.
     """
     try:
-        text = Path(".runpod", "hub.json").read_text(encoding="utf-8")
+        text = HUB.read_text(encoding="utf-8")
         hub = Hub.model_validate(json.loads(text)["config"])
         if hub.runs_on == "CPU":
             return {"disk": hub.disk, "cpu": [cpu_config(hub.cpu_flavor)]}

@@ -21,7 +21,8 @@ TESTS = Path(".runpod", "tests.json")
 
 Text = Annotated[str, Field(min_length=1)]
 Value = str | bool | float
-CudaVersions = list[Annotated[str, Field(pattern=r"^\d+\.\d+$")]]
+CUDA = r"^[0-9]+\.[0-9]+$"
+CudaVersions = list[Annotated[str, Field(pattern=CUDA)]]
 
 
 class Fields(BaseModel):

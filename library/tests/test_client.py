@@ -170,6 +170,13 @@ def test_what_is_missing_in_the_environment_is_named(
         Client()
 
 
+@pytest.mark.parametrize("proxy", ["nonsense://127.0.0.1", "http://[::", "socks5://127.0.0.1"])
+def test_a_proxy_that_cannot_be_used_is_a_sentence(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(CallFailed, match=r"^The proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: .+\.$"):
+        Client("id", api_key="key")
+
+
 def test_a_stream_whose_connection_is_cut_gives_each_envelope_once_and_in_order(
     echo: Caller, fifos: list[Path]
 ) -> None:

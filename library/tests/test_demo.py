@@ -57,7 +57,10 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def test_a_good_task_passes(demo: MakeDemo) -> None:
+def test_a_good_task_passes(demo: MakeDemo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a proxy, too, which does not reach this machine."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "example.com")
     status, out, err = ended(demo("return item"))
     assert (status, err) == (0, "")
     assert out.splitlines()[-1].startswith("The stream and the aggregate are the same list")

@@ -588,6 +588,14 @@ def test_a_bad_address_is_a_sentence(deploy: Deploy, monkeypatch: pytest.MonkeyP
     assert said.err == ("RUNPOD_API_BASE_URL is not a URL: unset it, or give one such as https://api.runpod.io.\n")
 
 
+def test_a_proxy_that_cannot_be_used_is_a_sentence(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://127.0.0.1")
+    said = deploy()
+    assert said.status == 1
+    assert said.err.startswith("The proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used (")
+    assert said.err.endswith("): mend or unset it.\n")
+
+
 def test_nobody_at_the_address_is_a_sentence(deploy: Deploy, monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     monkeypatch.setenv("RUNPOD_API_BASE_URL", f"http://127.0.0.1:{free_port}")
     said = deploy()

@@ -11,7 +11,7 @@ from tests.conftest import LIBRARY
 SOURCE = LIBRARY / "src" / "aggregating_worker"
 ROOMS = """
 testing local deploy client schema worker intake job calls request validator process delivery settings outcome log
-before_sdk start_folder context failed model refusal sentence
+before_sdk start_folder context failed model refusal proxies sentence
 """.split()
 """From the top to the bottom: a room imports only from those below."""
 OTHER_SIDE = {"testing", "local", "client", "deploy"}

@@ -9,6 +9,8 @@ import sys
 from importlib import import_module
 from typing import NamedTuple
 
+from aggregating_worker.proxies import not_for_this_machine
+
 
 class Command(NamedTuple):
     """The module whose ``main`` does it, the extra that brings what it needs, and what it does."""
@@ -43,6 +45,7 @@ def main() -> None:
     if name not in COMMANDS:
         print(USAGE, file=sys.stderr)
         sys.exit(2)
+    not_for_this_machine()
     command = COMMANDS[name]
     interruptible = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as after nohup
     if interruptible:  # while modules are imported, an exception would be a traceback

@@ -14,7 +14,8 @@ import httpx2
 
 from aggregating_worker.client.http import CallFailed, Http, JobUnknown, web_address
 from aggregating_worker.client.job import checked
-from aggregating_worker.sentence import KEYS
+from aggregating_worker.proxies import UNUSABLE
+from aggregating_worker.sentence import KEYS, one_line
 
 BASE_URL = "https://api.runpod.ai/v2"
 """The SDK's own default (runpod 1.12.0, ``runpod/__init__.py``)."""
@@ -65,9 +66,12 @@ class Api:
             )
             return Http(http, secret=key, hints=HINTS, turn=self._turn, told=told)
 
-        self._http = connections(kept=20)
-        # A connection that has been closed at the other end looks just like an answer that was lost.
-        self._fresh = connections(kept=0)
+        try:
+            self._http = connections(kept=20)
+            # A connection that has been closed at the other end looks just like an answer that was lost.
+            self._fresh = connections(kept=0)
+        except (httpx2.InvalidURL, ImportError, ValueError) as error:
+            raise CallFailed(f"{UNUSABLE}: {one_line(str(error))}.") from None
         self._next = 0.0
 
     async def close(self) -> None:

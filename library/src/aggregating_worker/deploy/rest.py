@@ -14,6 +14,7 @@ import httpx2
 import stamina
 from pydantic import BaseModel, ValidationError
 
+from aggregating_worker.proxies import UNUSABLE
 from aggregating_worker.sentence import KEYS, one_line
 
 PATH = "/v2/serverless"
@@ -131,6 +132,8 @@ class Rest:
             answer = httpx2.request(
                 method, self.url + path, json=body, headers=self._headers, timeout=min(SECONDS, seconds)
             )
+        except (httpx2.InvalidURL, ImportError, ValueError) as error:
+            raise DeployFailed(f"{UNUSABLE} ({one_line(str(error))})", "mend or unset it") from None
         except httpx2.HTTPError as error:
             why = one_line(f"No answer from {self.url} ({str(error).rstrip('.') or type(error).__name__})")
             failed = DeployFailed if isinstance(error, httpx2.ConnectError) else Unanswered

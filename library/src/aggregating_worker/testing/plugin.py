@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aggregating_worker.proxies import not_for_this_machine
+
 if TYPE_CHECKING:
     from aggregating_worker.testing.caller import Caller, Serve
 
@@ -15,7 +17,8 @@ pytest.register_assert_rewrite("aggregating_worker.testing.promises", "aggregati
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker of the promises."""
+    """Name the marker of the promises, and reach the local endpoint whatever proxy is in use."""
+    not_for_this_machine()
     config.addinivalue_line(
         "markers", "promise: what the worker promises, tried on the task (-m 'not promise': without)"
     )

@@ -139,4 +139,29 @@ PLANTED = [
         "            self._look()  # its call",
         "            pass  # its call",
     ),
+    Planted(
+        "An item fails by that of a job that was cancelled during their call",
+        "calls/again.py",
+        "            if tried == 1:\n",
+        "            if tried:\n",
+    ),
+    Planted(
+        "A body that has been taken at the second attempt is sent again",
+        "delivery/sender.py",
+        """\
+                    self.taken += 1
+                    return
+""",
+        """\
+                    self.taken += 1
+                    if pause == FIRST_PAUSE:
+                        return
+""",
+    ),
+    Planted(
+        "A process has died of an item whose job was cancelled: the item that is left counts as guilty",
+        "calls/slots.py",
+        "deaths = attempt.deaths + 1 if len(items) == len(attempt.items) else 1",
+        "deaths = attempt.deaths + 1",
+    ),
 ]

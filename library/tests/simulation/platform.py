@@ -103,6 +103,10 @@ class Platform:
             self._tell_stops()
         job.state = state
 
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job while it runs."""
+        self.end(self.jobs[job_id], "CANCELLED")
+
     def repeat(self, job: Job) -> None:
         """Give a job out again though it is in hand."""
         if job.state == "IN_PROGRESS":

@@ -32,12 +32,16 @@ FIRST_PID = 1 << 23
 
 
 class Item(BaseModel):
-    """What an item does: ``what``, for so many ``seconds``, with a result of so many ``bytes``."""
+    """What an item does: ``what``, for so many ``seconds``, with a result of so many ``bytes``.
+
+    At the try of number ``cancelled``, its job is cancelled while it runs.
+    """
 
     model_config = ConfigDict(extra="forbid")
     what: str
     seconds: float = 0.0
     bytes: int = 0
+    cancelled: int = 0
 
 
 class Input(BaseModel):
@@ -56,6 +60,8 @@ class Machine:
     batch: int
     loads_badly: float
     """How often ``load`` fails."""
+    cancel: Callable[[str], None]
+    """Has the platform cancel the job of this id."""
     running: "dict[int, Living]" = field(default_factory=dict)
     hopeless: bool = False
     """Whether the worker has to end, since the task cannot load."""
@@ -252,6 +258,9 @@ async def do(item: Item, context: Context, *, alone: bool) -> Any:
     here.tell(context)
     await asyncio.sleep(item.seconds)
     mine = f"{context.job_id}:{context.index}"
+    if tries == item.cancelled:
+        here.machine.cancel(context.job_id)
+        await asyncio.sleep(0.7)  # the worker hears of it, and lets the call go on if it has items of other jobs
     match item.what:
         case "raises":
             raise ValueError(mine)

@@ -36,6 +36,8 @@ raises|is an exception|asks for a restart|loses the GPU|returns an error|dies|di
 never lets go|holds the GIL|holds the GIL once|asks for a new worker|is a file|tells|is nothing that Input knows
 """.replace("\n", "").split("|")
 DEADLY = {*ODD} - {"raises", "is an exception", "returns an error", "is a file", "tells"}
+CATCHING = ("raises", "asks for a restart", "dies", "says half and dies", "holds the GIL")
+"""What ends a call that has the items of others in it, too."""
 ENDLESS = ("hangs", "never lets go", "holds the GIL")
 
 
@@ -47,6 +49,8 @@ class Schedule:
     kind: str = "one"
     settings: dict[str, Any] = field(default_factory=dict)
     jobs: list[dict[str, Any]] = field(default_factory=list)
+    crowd: bool = False
+    """Whether small jobs share calls, and may be cancelled while these run."""
 
     def __post_init__(self) -> None:
         draw = self.draw = Random(f"schedule {self.seed}")
@@ -72,6 +76,21 @@ class Schedule:
             items = [self._item(kinds if draw.random() < odd else GOOD) for _ in range(draw.choice([1, 1, 2, 3, 8]))]
             options = number if alone else draw.choice([0, 0, 0, number])
             self.jobs.append({"items": items, "option": options})
+        self.crowd = Random(f"together {self.seed}").random() < 0.1
+        if self.crowd:
+            self._come_together()
+
+    def _come_together(self) -> None:
+        """Have small jobs of a batch task come at once, and some be cancelled while their items run."""
+        draw, self.kind = self.draw, "batch"
+        self.settings |= {"batch_size": draw.choice([2, 4]), "batch_wait": 0.2, "item_timeout": 5.0}
+        kinds = draw.sample(CATCHING, 2)
+        for job in self.jobs:
+            odd = draw.random() < 0.4
+            job["items"] = [self._item(kinds if odd else GOOD) for _ in range(draw.choice([1, 1, 2]))]
+            job["option"] = 0
+            for item in job["items"] if odd else ():
+                item["cancelled"] = draw.choice([0, 1, 1, 2])
 
     @property
     def deadly(self) -> int:
@@ -164,7 +183,7 @@ class Run:
         slots = self.settings.item_concurrency or 1
         batch = self.settings.batch_size if schedule.kind == "batch" else 1
         loads_badly = draw.choice([0.0, 0.0, 0.0, 0.3])
-        self.machine = Machine(self.world, module, slots, batch, loads_badly)
+        self.machine = Machine(self.world, module, slots, batch, loads_badly, self.platform.cancel)
         with mock.patch("os.killpg", self.machine.killpg):
             self.processes = [self.machine.process() for _ in range(draw.choice([1, 1, 2]))]
             self.jobs = jobs = JobRunner(module, self.settings, self.processes)
@@ -188,7 +207,7 @@ class Run:
         """Have the world do what the seed says."""
         draw, world, platform = self.draw, self.world, self.platform
         at = 0.0
-        crowd = draw.random() < 0.3
+        crowd = draw.random() < 0.3 or self.schedule.crowd
         ends = draw.choice([0.0, 0.2, 0.2, 0.6])
         arrivals = []
         for number, body in enumerate(self.schedule.jobs):

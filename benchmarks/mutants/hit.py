@@ -1,19 +1,17 @@
 """What mutmut's mutants import, in the copy: it notes which test calls which function, in whichever process."""
 
 import os
-import sys
 from typing import Any
 
 from mutmut.mutation import trampoline
 
-TESTING = os.getpid() if "_pytest" in sys.modules else None
 _seen: set[str] = set()
 
 
 def hit(function: str, caller: Any = None) -> None:  # noqa: ARG001
     """Note a call; in a process that other tests may use, too, as of all tests of the file."""
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-    line = f"{function} {test if os.getpid() == TESTING else test.partition('::')[0]}\n"
+    line = f"{function} {test if str(os.getpid()) == os.environ['TESTING'] else test.partition('::')[0]}\n"
     if line not in _seen:
         _seen.add(line)
         with open(os.environ["HITS"], "a") as file:  # noqa: PTH123  # at each call of a function: quickly

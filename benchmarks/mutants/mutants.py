@@ -5,6 +5,7 @@ chooses one, in every process that a test starts. They are run here, since mutmu
 calls in its own process, and half of the worker runs in others.
 """
 
+import gc
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import shutil
 import signal
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from multiprocessing import get_context
@@ -26,33 +28,43 @@ ROOT = Path(__file__).parents[2]
 COPY = ROOT / "build" / "mutants"
 HITS, TIMES = COPY / "hits.txt", COPY / "times.txt"
 FILES = " ".join(f"library/src/aggregating_worker/{name}/*.py" for name in ("calls", "process", "outcome", "delivery"))
-TESTS = """process sender threads file_results images slots stream properties overflow result post wire request answer
-pictures files bucket parts progress context single loop folders devices every_fault processes faults"""
-MOST = 60.0
+TESTS = """simulation inside process sender threads file_results images slots stream properties overflow result post
+wire request answer bucket parts progress context devices"""
+"""Not those of a whole worker that wait for seconds at most: where much else runs, they fail without a mutant, too."""
+MOST = 20.0
 """Seconds that a mutant's tests may take together: the quickest are run first, and what takes longer is left out."""
-STARTING, SLOWER = 15.0, 4.0
+STARTING, SLOWER = 30.0, 4.0
 """A mutant hangs if a test takes so many seconds and so many times what it takes without it."""
-WITHOUT = 150.0
-"""Seconds that a file of tests is taken to need, before it is known how many it does."""
-QUIET = ("--quiet", "--no-header", "--no-summary", "-p", "no:cacheprovider")
-SURVIVED = (pytest.ExitCode.OK, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
+WITHOUT = 10.0
+"""Seconds that a test is taken to need, before it is known how many it does."""
+QUIET = ("--quiet", "--no-header", "--no-summary", "--capture=no", "-p", "no:cacheprovider")
+NOT = ("-k", "not planted and not a_seed_is")
+"""Without tests of the simulation that take long, and run where no mutant is."""
+SURVIVED, KILLED, HANGS = 0, 1, 2
 FORK = get_context("fork")
+_collected: dict[str, pytest.Item] = {}
 
 
-class Times:
-    """A pytest plugin: writes down how long each step of a test takes, and whether it passes."""
+class Forks:
+    """A pytest plugin: once the tests are collected, ``run`` has some of them run in one fork after another."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self._run = run
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if session.testsfailed:
+            sys.exit("The tests cannot be collected.")
+        _collected.update({test.nodeid: test for test in session.items})
+        gc.freeze()  # a collection in a fork would copy what it shares with this process
+        self._run()
+        return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        with TIMES.open("a") as file:
-            file.write(json.dumps((report.nodeid, report.passed, report.duration)) + "\n")
-
-
-class Limits(dict[str, float]):
-    """A pytest plugin: gives each test so many times the seconds that it has here."""
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            item.add_marker(pytest.mark.timeout(STARTING + SLOWER * self[item.nodeid]))
+        if os.environ["MUTANT_UNDER_TEST"] == "stats":
+            with TIMES.open("a") as file:
+                file.write(json.dumps((report.nodeid, report.when, report.passed, report.duration)) + "\n")
+        elif report.failed:
+            os._exit(HANGS if "from pytest-timeout" in report.longreprtext else KILLED)
 
 
 def make(files: list[Path]) -> dict[str, tuple[Path, str]]:
@@ -75,75 +87,99 @@ def make(files: list[Path]) -> dict[str, tuple[Path, str]]:
 
 def _run(mutant: str, tests: dict[str, float]) -> None:
     os.setsid()
-    os.environ |= {"MUTANT_UNDER_TEST": mutant, "HITS": str(HITS)}
+    os.environ |= {"MUTANT_UNDER_TEST": mutant, "HITS": str(HITS), "TESTING": str(os.getpid())}
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)
-    if mutant == "stats":
-        os._exit(pytest.main([*QUIET, *tests], [Times()]))
-    os._exit(pytest.main([*QUIET, "--exitfirst", *tests], [Limits(tests)]))
+    for name, following in zip(tests, [*tests, None][1:], strict=True):
+        test = _collected[name]
+        test.add_marker(pytest.mark.timeout(STARTING + SLOWER * tests[name]))
+        test.ihook.pytest_runtest_protocol(item=test, nextitem=_collected[following] if following else None)
+    os._exit(SURVIVED)
 
 
-def survives(mutant: str, tests: dict[str, float]) -> bool:
-    """Return whether the tests pass with a mutant, or there are none; each is given with its seconds without one."""
-    if not tests:
-        return True
+def outcome(mutant: str, tests: dict[str, float]) -> int:
+    """Run the tests with a mutant, each given with its seconds without one; return what came of it.
+
+    It has survived, too, if they do not end in the time that all of them have, and no test has had too much of it.
+    """
     process = FORK.Process(target=_run, args=(mutant, tests))
     process.start()
-    process.join(STARTING + SLOWER * sum(tests.values()))
+    process.join(2 * (STARTING + SLOWER * sum(tests.values())))
+    status = process.exitcode
     with suppress(ProcessLookupError):
         os.killpg(process.pid or 0, signal.SIGKILL)
     process.join()
-    return process.exitcode in SURVIVED
+    return status or SURVIVED
 
 
-def quickest(passed: dict[str, float], callers: set[str]) -> dict[str, float]:
-    """Return those of the tests that take ``MOST`` seconds together, the quickest first."""
+def quickest(seconds: dict[str, float], callers: set[str]) -> dict[str, float]:
+    """Return those of the tests that take ``MOST`` seconds together: the quickest, and of these file by file."""
     tests: dict[str, float] = {}
-    for test in sorted(callers, key=passed.__getitem__):
-        if sum(tests.values()) + passed[test] < MOST:
-            tests[test] = passed[test]
-    return tests
+    files = defaultdict[str, float](float)
+    for test in sorted(callers, key=seconds.__getitem__):
+        if sum(files.values()) + seconds[test] > MOST:
+            break
+        tests[test] = seconds[test]
+        files[_file(test)] += seconds[test]
+    return dict(sorted(tests.items(), key=lambda each: (files[_file(each[0])], _file(each[0]))))
 
 
-def main() -> None:
-    """Run the mutants of ``FILES``, or ``SAMPLE`` of them by ``SEED``; print what survives, and the score."""
-    patterns = (os.environ.get("FILES") or FILES).split()
-    made = make([path.relative_to(ROOT) for pattern in patterns for path in sorted(ROOT.glob(pattern))])
-    mutants = [*made]
-    if sample := os.environ.get("SAMPLE"):
-        mutants = random.Random(os.environ.get("SEED")).sample(mutants, int(sample))  # noqa: S311  # no secret
-    paths = [f"tests/test_{name}.py" for name in (os.environ.get("TESTS") or TESTS).split()]
-    sys.path[:0] = ["src", "."]
-    os.environ["PYTHONPATH"] = os.pathsep.join((str(Path("src").resolve()), os.environ["PYTHONPATH"]))
-    if pytest.main([*QUIET, "--collect-only", *paths]):  # every fork would import them
-        sys.exit("The tests cannot be collected.")
-    tried, survived = Counter[str](), Counter[str]()
+def _file(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def run(made: dict[str, tuple[Path, str]], mutants: list[str]) -> None:
+    """Run the mutants; print what survives, and the score."""
+    tried, survived, hung = Counter[str](), Counter[str](), Counter[str]()
+    files = defaultdict[str, dict[str, float]](dict)
+    for test in _collected:
+        files[_file(test)][test] = WITHOUT
     with ProcessPoolExecutor(mp_context=FORK) as pool:
-        for each in [pool.submit(survives, "stats", {path: WITHOUT}) for path in paths]:
+        for each in [pool.submit(outcome, "stats", tests) for tests in files.values()]:
             each.result()
-        passed = defaultdict[str, float](float)
-        for test, fine, seconds in map(json.loads, TIMES.read_text().splitlines()):
-            passed[test] += seconds if fine else MOST  # it fails without a mutant, or is skipped
+        steps, seconds = defaultdict[str, float](float), dict[str, float]()
+        for test, when, passed, took in map(json.loads, TIMES.read_text().splitlines()):
+            steps[test] += took if passed else MOST  # it fails without a mutant, or is skipped
+            if when == "teardown":
+                seconds[test] = steps[test]
         callers = defaultdict[str, set[str]](set)
         for function, _, caller in (line.partition(" ") for line in HITS.read_text().splitlines()):
-            callers[function] |= {test for test in passed if caller in (test, test.partition("::")[0])}
+            callers[function] |= seconds.keys() & (files.get(caller) or {caller})
         running = {}
         for mutant in mutants:
-            tests = quickest(passed, callers[mutant.partition("__mutmut_")[0]])
-            running[pool.submit(survives, mutant, tests)] = mutant
+            tests = quickest(seconds, callers[mutant.partition("__mutmut_")[0]])
+            running[pool.submit(outcome, mutant, tests)] = mutant
         for done, future in enumerate(as_completed(running), 1):
             mutant = running[future]
             file, code = made[mutant]
             tried[file.parent.name] += 1
-            if future.result():
+            hung[file.parent.name] += future.result() == HANGS
+            if future.result() == SURVIVED:
                 survived[file.parent.name] += 1
                 print(f"\n{get_diff_for_mutant(mutant, code, file)}", flush=True)
             print(f"\r{done:,} of {len(mutants):,}", end="", file=sys.stderr)
     print()
     for folder, number in tried.items():
-        print(f"{folder}: {1 - survived[folder] / number:.1%} of {number:,}")
+        print(f"{folder}: {1 - survived[folder] / number:.1%} of {number:,}, {hung[folder]} of them since a test hangs")
     print(f"Mutation score: {100 * (1 - survived.total() / tried.total()):.1f} %")
+
+
+def main() -> None:
+    """Run the mutants of ``FILES``, or ``SAMPLE`` of each folder by ``SEED``."""
+    patterns = (os.environ.get("FILES") or FILES).split()
+    made = make([path.relative_to(ROOT) for pattern in patterns for path in sorted(ROOT.glob(pattern))])
+    mutants = random.Random(os.environ.get("SEED")).sample([*made], len(made))  # noqa: S311  # no secret
+    if sample := os.environ.get("SAMPLE"):
+        folders = defaultdict[Path, list[str]](list)
+        for mutant in mutants:
+            folders[made[mutant][0].parent].append(mutant)
+        mutants = [mutant for folder in folders.values() for mutant in folder[: int(sample)]]
+    sys.path[:0] = ["src", "."]
+    os.environ["PYTHONPATH"] = os.pathsep.join((str(Path("src").resolve()), os.environ["PYTHONPATH"]))
+    os.environ["MUTANT_UNDER_TEST"] = ""
+    paths = [f"tests/test_{name}.py" for name in (os.environ.get("TESTS") or TESTS).split()]
+    sys.exit(pytest.main([*QUIET, *NOT, *paths], [Forks(lambda: run(made, mutants))]))
 
 
 if __name__ == "__main__":

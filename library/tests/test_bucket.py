@@ -478,3 +478,11 @@ def test_many_files_at_once(shop: Shop) -> None:
     with ThreadPoolExecutor(16) as pool:
         urls = [*pool.map(lambda body: bucket.store(f"job/{int(body)}-0.png", body), bodies)]
     assert [httpx2.get(url).content for url in urls] == bodies
+
+
+def test_a_bucket_is_waited_for_in_bounds_by_many_at_once_and_asked_for_nothing_that_others_do_not_know() -> None:
+    config = at("https://localhost", "results")._client.meta.config
+    assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (5, 30, 64)
+    assert config.retries == {"total_max_attempts": 3, "mode": "standard"}
+    assert config.request_checksum_calculation == config.response_checksum_validation == "when_required"
+    assert config.signature_version == "s3v4"

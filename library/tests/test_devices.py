@@ -1,11 +1,15 @@
 """How many processes there are by default, and what each has of the GPUs and the cores."""
 
 import os
+import sys
+import threading
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import cast
 
 import pytest
 
-from aggregating_worker.process import devices
+from aggregating_worker.process import devices, inside
 from aggregating_worker.process.devices import gpus, shares
 
 
@@ -57,3 +61,15 @@ def test_cores_are_shared_out_where_nobody_has_said_how(monkeypatch: pytest.Monk
     assert "OMP_NUM_THREADS" not in share
     assert share["MKL_NUM_THREADS"] == "8"
     assert shares(1) == [{}]
+
+
+@pytest.mark.parametrize("in_use", [True, False])
+def test_cuda_is_in_use_once_pytorch_says_so(monkeypatch: pytest.MonkeyPatch, in_use: bool) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert devices.uses_gpu() is False
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: in_use))
+    monkeypatch.setitem(sys.modules, "torch", cast(ModuleType, torch))
+    assert devices.uses_gpu() is in_use
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(inside, "_threads", lambda: 1)
+    assert inside.can_fork() is not in_use

@@ -390,3 +390,10 @@ def test_a_picture_of_a_rare_format_has_the_extension_of_its_format() -> None:
     content, name = Picture(image).encode()
     assert name == "image.ppm"
     assert filetype.guess(content) is None
+
+
+@pytest.mark.parametrize(("mode", "values"), [("I;16", [0x409C, 0x0201]), ("I;16B", [0x9C40, 0x0102])])
+def test_values_of_16_bits_are_a_png_in_either_order_of_their_bytes(mode: str, values: list[int]) -> None:
+    content, name = Picture(Image.frombytes(mode, (2, 1), b"\x9c\x40\x01\x02")).encode()
+    with Image.open(io.BytesIO(content)) as image:
+        assert (name, [image.getpixel((x, 0)) for x in range(2)]) == ("image.png", values)

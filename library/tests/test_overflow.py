@@ -189,12 +189,13 @@ def test_what_the_platform_refuses_is_stored_the_largest_first_until_enough_is_s
     assert output.shrink([outcomes[1], outcomes[4]], 1) is None
 
 
-def test_a_bucket_that_fails_then_saves_as_much_as_it_can() -> None:
+def test_a_bucket_that_fails_then_saves_as_much_as_it_can(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output("job", 1, 1_000_000, bucket=shelf(fails=True))
     [long] = output.shrink([success(0, "x" * 5_000)], 1) or []
     assert long.body["failure"]["message"].startswith(", application/json of 5002 bytes could not be stored: xxx")
     [short] = output.shrink([success(0, "x" * 470)], 1) or []
     assert short.body["failure"] == {"type": "NotStored", "message": ""}
+    assert capsys.readouterr().out.count("| job | Item 0: , application/json of ") == 2
 
 
 def test_files_are_stored_from_a_size_on_by_the_job_and_the_items_number() -> None:
@@ -214,7 +215,7 @@ def test_a_file_that_cannot_be_stored_is_its_items_failure(capsys: pytest.Captur
     outcome = output.seal(7, with_files(cast(Unencoded, seal(7, b"x" * 100_001))))
     assert outcome.body["failure"]["type"] == "NotStored"
     assert outcome.body["failure"]["message"].startswith("7-0.bin, application/octet-stream of 100001 bytes")
-    assert "Item 7: 7-0.bin, application/octet-stream of 100001 bytes" in capsys.readouterr().out
+    assert "| job | Item 7: 7-0.bin, application/octet-stream of 100001 bytes" in capsys.readouterr().out
     assert "data" in output.seal(7, with_files(cast(Unencoded, seal(7, b"x" * 100_000)))).body["result"]
 
 

@@ -215,7 +215,7 @@ def test_parts_that_come_during_a_post_go_with_the_next_as_many_as_may_wait(caps
         assert (stream.posting, posted) == ({}, [{}, {}])
 
     asyncio.run(scenario())
-    assert capsys.readouterr().out.count("Parts come faster than the platform takes them") == 1
+    assert capsys.readouterr().out.count("| job | Parts come faster than the platform takes them") == 1
 
 
 def test_the_local_test_prints_envelopes_only(make_worker: MakeWorker) -> None:

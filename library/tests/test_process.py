@@ -4,16 +4,24 @@ import asyncio
 import contextvars
 import json
 import pickle
+import re
+import signal
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from aggregating_worker.outcome.result import Raised
 from aggregating_worker.process.attempt import Attempt, Shared
+from aggregating_worker.process.beside import Forked, _signal
+from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.process import LOADS, Process
 from aggregating_worker.process.wire import PLACE, Ask, Flag, Say, frame, outcome, values
+from aggregating_worker.process.within import Within
+from aggregating_worker.refusal import Refused
 
 FAILED = Raised("ValueError", "no", "the trace")
 BROKEN = Raised("RuntimeError", "CUDA error", "", broken="CUDA")
@@ -277,3 +285,58 @@ def test_a_line_of_the_tasks_is_logged_in_the_context_of_its_call(monkeypatch: p
 
     in_loop(scenario)
     assert seen == [("INFO", "text", "job", "mine"), ("INFO", "text", "job", "none")]
+
+
+def test_a_fork_is_waited_for_and_killed_as_what_subprocess_has_started() -> None:
+    child = subprocess.Popen(["sleep", "1000"])
+    forked = Forked(child.pid)
+    assert forked.poll() is None
+    forked.kill()
+    assert (forked.wait(), forked.poll(), forked.wait()) == (-signal.SIGKILL,) * 3
+    forked.kill()  # nobody, who may have its number by now
+    child.returncode = forked.returncode
+    assert [_signal(number) for number in (9, 15, 40)] == ["SIGKILL", "SIGTERM", "signal 40"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_within_the_worker_a_task_is_loaded_and_unloaded_and_one_that_cannot_be_says_why(
+    is_async: bool, fails: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done: list[str] = []
+    why = "load() in task.py failed: OSError: no weights"
+
+    def act(what: str) -> Any:
+        async def later() -> None:
+            act_now(what)
+
+        return later() if is_async else act_now(what)
+
+    def act_now(what: str) -> None:
+        done.append(what)
+        if fails:
+            raise OSError("no weights")
+
+    class Owner(Noted):
+        def lost(self, reason: str) -> None:
+            self.notes.append(reason)
+
+    async def scenario() -> None:
+        owner = Owner()
+        within.serve(owner, 2, 1.0)
+        while is_async and not owner.notes:
+            await asyncio.sleep(0)
+        assert owner.noted() == ([] if not is_async else [why] if fails else ["look"])
+        assert (within.ready, within.slots) == (not fails, 2)
+
+    task: Any = SimpleNamespace(process=lambda item, job: item, load=lambda: act("load"), unload=lambda: act("unload"))
+    within = Within(task, TaskFunction.of(task))
+    if fails and not is_async:
+        with pytest.raises(Refused, match=f"^{re.escape(why)}$"):
+            within.load()
+    else:
+        within.load()
+        asyncio.run(scenario())
+    within.end()
+    assert done == ["load", "unload"]
+    assert ("load() in task.py failed\\nTraceback" in capsys.readouterr().out.replace("\n", "\\n")) == fails

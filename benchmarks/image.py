@@ -86,7 +86,7 @@ def main() -> None:
     image = "localhost/measured"
     subprocess.run(["make", "image", f"IMAGE={image}", "TAG=latest"], cwd=worker, check=True)  # noqa: S607
     try:
-        readme.write("image", f"{contents(image)}\n{starts(worker, image)}", PAGE)
+        readme.write("image", f"{contents(image)}\n{starts(worker, image)}", page=PAGE)
     finally:
         docker("rmi", image)
 

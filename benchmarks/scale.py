@@ -173,7 +173,7 @@ def main() -> None:
     text = table(long, small, machine())
     print(text)
     if not arguments.quick:
-        readme.write("scale", text, SCALING)
+        readme.write("scale", text, page=SCALING)
         draw(long, small)
 
 

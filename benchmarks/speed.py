@@ -6,7 +6,7 @@
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,7 +16,7 @@ import one_job
 import processes
 import readme
 import stop
-from chart import Row, draw, table
+from chart import Row, draw, figures, table
 from serve import Serve, machine
 
 Bar = Callable[[str, int], Callable[[], None]]
@@ -67,6 +67,17 @@ def within_a_job(serve: Serve, rounds: int, items: int, bar: Bar) -> tuple[list[
     ]
 
 
+def headline(rows: Sequence[Row]) -> str:
+    """Return what the README says first of the speed, from the table's own ratios."""
+    times = {row.words: f"{float(figures(statistics.median(row.ratios()))):.0f}" for row in rows}
+    after_another, _, queued, *_ = (times[load.words] for load in many_jobs.LOADS)
+    _, _, far, awaits, _, batches = (times[case.words] for case in one_job.CASES)
+    return (
+        f"{after_another} small jobs one after another where the SDK's own loop does one, {queued} where they queue;\n"
+        f"  within a job {far} times as many quick items far away, {batches} times with batches, {awaits} with awaits"
+    )
+
+
 def main() -> None:
     """Run every case and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -88,7 +99,7 @@ def main() -> None:
     print(text)
     if not arguments.quick:
         draw(between + within, where)
-        readme.write("bench", text)
+        readme.write("bench", headline(between + within), text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The call of 50 ms as a LitServe API: ``litserve_server.py --port N``."""
+"""The call as a LitServe API: ``litserve_server.py --port N``."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The call of 50 ms as a mosec worker: ``mosec_server.py --port N``."""
+"""The call as a mosec worker: ``mosec_server.py --port N``."""
 
 import os
 import time

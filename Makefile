@@ -8,7 +8,7 @@ WORKER := build/my-worker
 POINTS := sync async batch images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-library test-template test-sdk fuzz simulate mutants lint wheel settings table bench image peers scale lock upgrade clean
+.PHONY: help demo test test-library test-template test-sdk fuzz simulate mutants lint wheel settings table bench image peers loops scale soak lock upgrade clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,12 @@ peers: $(BIN)/.ready-dev  ## Measure mosec and LitServe beside this worker, on t
 	@$(BIN)/uv venv --quiet --allow-existing build/peers
 	@$(BIN)/uv pip install --quiet --python build/peers/bin/python --requirement benchmarks/peers/requirements.txt
 	@$(BIN)/python benchmarks/peers.py build/peers/bin/python
+
+soak: $(BIN)/.ready-dev  ## Everything at once, for SECONDS=3600: what is lost, and what grows; write it into docs/faults.md
+	@$(BIN)/python benchmarks/soak.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+loops: $(BIN)/.ready-dev  ## Measure the worker on uvloop and on asyncio; write the table in docs/decisions/asyncio-alone.md
+	@$(BIN)/python benchmarks/loops.py
 
 clean:  ## Remove what these commands made
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache library/.pytest_cache library/.mypy_cache library/.hypothesis

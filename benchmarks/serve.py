@@ -6,11 +6,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx2
 
@@ -33,12 +33,20 @@ class Serve:
     @contextmanager
     def documented(self, handler: str, *, workers: int = 1, distance: float = 0) -> Iterator[LocalEndpoint]:
         """Serve one of ``handlers``."""
-        with self._serve(HERE / "handlers", f"{handler}.py", workers, distance, {}) as endpoint:
+        command = [sys.executable, "-u", f"{handler}.py"]
+        with self._serve(HERE / "handlers", command, workers, distance, {}) as endpoint:
             yield endpoint
 
     @contextmanager
     def ours(
-        self, task: str, *, workers: int = 1, distance: float = 0, env: Mapping[str, str] | None = None
+        self,
+        task: str,
+        *,
+        workers: int = 1,
+        distance: float = 0,
+        env: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
+        log: IO[bytes] | None = None,
     ) -> Iterator[LocalEndpoint]:
         """Serve this worker around one of ``tasks``, or around the sample of a starting point."""
         own = HERE / "tasks" / f"{task}.py"
@@ -46,15 +54,22 @@ class Serve:
             folder = Path(name)
             shutil.copy(TEMPLATE / "handler.py", folder)
             shutil.copy(own if own.exists() else TEMPLATE / "starting_points" / task / "task.py", folder / "task.py")
-            with self._serve(folder, "handler.py", workers, distance, env or {}) as endpoint:
+            command = command or [sys.executable, "-u", "handler.py"]
+            with self._serve(folder, command, workers, distance, env or {}, log) as endpoint:
                 yield endpoint
 
     @contextmanager
     def _serve(
-        self, folder: Path, file: str, workers: int, distance: float, env: Mapping[str, str]
+        self,
+        folder: Path,
+        command: Sequence[str],
+        workers: int,
+        distance: float,
+        env: Mapping[str, str],
+        log: IO[bytes] | None = None,
     ) -> Iterator[LocalEndpoint]:
-        with tempfile.TemporaryFile() as log:
-            command = [sys.executable, "-u", file]
+        with tempfile.TemporaryFile() as nowhere:
+            log = log or nowhere
             with LocalEndpoint(command, workers=workers, cwd=folder, log=log, distance=distance, env=env) as endpoint:
                 yield endpoint
 

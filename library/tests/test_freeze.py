@@ -164,6 +164,10 @@ def test_what_is_not_taken_is_sent_again_after_a_freeze_that_is_longer_than_deli
             return Answer(status, "")
 
     sending = Sender(0.3, poster=Frozen())  # type: ignore[arg-type]
-    session = SimpleNamespace(headers={})
-    asyncio.run(sending._post(session, "http://127.0.0.1/$ID?gpu=none", [b"{}"], "job", time.monotonic()))
+
+    async def scenario() -> None:
+        session = SimpleNamespace(headers={})
+        await sending._post(session, "http://127.0.0.1/$ID?gpu=none", [b"{}"], "job", time.monotonic())
+
+    asyncio.run(scenario())
     assert sending.taken == 1

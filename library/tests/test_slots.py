@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +24,11 @@ from aggregating_worker.calls.turns import Turns
 from aggregating_worker.calls.work import Options, Work
 from aggregating_worker.outcome.overflow import Output
 from aggregating_worker.outcome.result import Raised
+from aggregating_worker.process.attempt import Attempt
 from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.threads import Threads
 from aggregating_worker.process.within import Within
+from aggregating_worker.refusal import Refused
 from aggregating_worker.settings import Settings
 from tests.engine import Job, make, others_done, run, stream_of
 
@@ -374,12 +377,14 @@ def test_a_call_that_is_not_full_waits_for_as_long_as_it_is_told_to() -> None:
     asyncio.run(scenario())
 
 
-def test_a_call_that_waits_starts_in_time_by_a_coarse_clock_too() -> None:
+@pytest.mark.parametrize("wait", [0.0105, 0.0004])
+def test_a_call_that_waits_starts_in_time_by_a_coarse_clock_too(wait: float) -> None:
     async def scenario() -> None:
-        stream = make(lambda items, job: items, batched=True, batch_size=3, batch_wait=0.0105)
+        stream = make(lambda items, job: items, batched=True, batch_size=3, batch_wait=wait)
         async with asyncio.timeout(10):
             for _ in range(50):
-                await run(stream, ["alone"])
+                made = await asyncio.gather(run(stream, ["one"]), run(stream, ["another"]))
+                assert [*map(results, made)] == [["one"], ["another"]]
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # its clock has whole milliseconds
         runner.run(scenario())
@@ -626,6 +631,26 @@ def test_a_call_that_ends_as_its_silent_process_is_killed_is_tried_again(monkeyp
     assert calls == 2
 
 
+def test_no_time_passes_for_a_call_that_is_tried_alone_while_the_worker_is_frozen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, turns = 0.0, 0
+
+    class Frozen(Attempt[Any]):
+        async def wait(self, *_: Any) -> bool:
+            nonlocal now, turns
+            now, turns = now + 1_000, turns + 1
+            return turns == 2
+
+    async def in_time() -> bool:
+        seat = slots.Seat(Mock(), trial=deque())
+        engine = make(lambda item, job: item, item_timeout=10).slots
+        return await engine._in_time(seat, Frozen(1, ["item"], Context()))
+
+    monkeypatch.setattr(slots, "time", SimpleNamespace(monotonic=lambda: now))
+    assert asyncio.run(in_time())
+
+
 def test_calls_of_several_jobs_that_fail_alike_in_a_row_have_the_process_replaced() -> None:
     no, other = Raised("ValueError", "no", ""), Raised("ValueError", "another", "")
     health = Health()
@@ -680,3 +705,36 @@ def test_while_too_many_bytes_wait_there_is_no_room_and_the_oldest_job_goes_on()
     assert (room.full, room.oldest, room.for_jobs(1, 1), len(room)) == (False, first, 1, 2)
     room.leave(first)
     assert (room.oldest, len(room)) == (last, 1)
+
+
+def test_why_an_item_fails_is_in_the_log_under_its_job_with_where_it_was_raised(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def process(item: Any, job: Any) -> Any:
+        if item == "raise":
+            raise ValueError("no")
+        return {"made": object()}
+
+    def process_batch(items: list[Any], job: Any) -> list[Any]:
+        raise KeyError("none")
+
+    def said(function: Callable[..., Any], *items: Any) -> str:
+        envelopes = asyncio.run(run(make(function, batched=function is process_batch), [*items], "mine"))
+        assert not any(envelope["success"] for envelope in envelopes)
+        return capsys.readouterr().out.replace("\\n", "\n")
+
+    out = said(process, "raise", "return", threading.Lock())
+    for message, error in (
+        ("Item 0 failed", "ValueError: no"),
+        ("Item 1 has no result that can be sent", "Unsendable: result.made: object cannot be returned"),
+        ("Item 2 cannot be handed to the task's process", "TypeError: cannot pickle '_thread.lock' object"),
+    ):
+        _, found, after = out.partition(f"| mine | {message}\nTraceback (most recent call last):\n")
+        assert found
+        assert error in after
+    out = said(process_batch, 0, 1)
+    assert "| mine | A batch of 2 items failed: trying its halves\nTraceback (most recent call last):\n" in out
+    assert [out.count(f"| mine | Item {index} failed\nTraceback") for index in (0, 1)] == [1, 1]
+    with pytest.raises(Refused, match="options cannot be handed to the task's process: cannot pickle"):
+        asyncio.run(run(make(process), [1], option=threading.Lock()))
+    assert "The options of a job cannot be handed to the task's process" in capsys.readouterr().out

@@ -80,7 +80,8 @@ class Slots:
         self._most = settings.batch_size if batched else 1
         self._timeout = settings.item_timeout
         self._pace = Pace(self._most, settings.batch_wait)
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.Handle | None = None
+        self._alarm_at = 0.0
         self._again = Again()
         self._lost = ""
         self._numbers = count(1)
@@ -176,11 +177,11 @@ class Slots:
         until, now = self._pace.wait_until(group, len(self.turns.jobs)), time.monotonic()
         if now >= until:
             return False
-        loop = asyncio.get_running_loop()
-        if not self._alarm or self._alarm.when() > loop.time() + until - now or self._alarm.cancelled():
+        if not self._alarm or self._alarm_at > until:
             if self._alarm:
                 self._alarm.cancel()
-            self._alarm = loop.call_later(until - now, self._look_again)
+            self._alarm = asyncio.get_running_loop().call_later(until - now, self._look_again)
+            self._alarm_at = until  # uvloop's handle of a moment does not say when
         return True
 
     def _look_again(self) -> None:

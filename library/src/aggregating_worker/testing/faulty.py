@@ -81,6 +81,8 @@ class Faulty:
         self.endpoint_url = ""
         self.seen: Counter[str] = Counter()
         """How many requests there were by route: ``job-take``, ``job-stream``, ``job-done``."""
+        self.open: Counter[str] = Counter()
+        """How many of them have no answer yet."""
         self._planned: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._port = 0
         self._loop = asyncio.new_event_loop()
@@ -149,7 +151,13 @@ class Faulty:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         route = request.path.split("/")[3]
         self.seen[route] += 1
-        request = request.clone(client_max_size=0)  # and not the 1 MiB that aiohttp takes
+        self.open[route] += 1
+        try:
+            return await self._answer(route, request.clone(client_max_size=0))  # and not the 1 MiB that aiohttp takes
+        finally:
+            self.open[route] -= 1
+
+    async def _answer(self, route: str, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
 
         async def forward() -> web.Response:

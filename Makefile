@@ -18,13 +18,17 @@ demo: $(WORKER)  ## Bake a worker and run its main job: local test, then product
 
 test: lint test-library test-template  ## Everything: lint, the library, every bake, every image (if Docker runs)
 
-# The files that take longest begin first; the others run beside them.
+# The test files of a folder. Those that take longest begin first; the others run beside them. Each is named: of a folder
+# and a file in it, pytest takes the folder alone, in the order of the alphabet.
+long_first = $(2:%=tests/test_%.py) $(filter-out $(2:%=tests/test_%.py),$(patsubst $(1)%,%,$(wildcard $(1)tests/test_*.py)))
+
 test-template: $(BIN)/.ready-dev  ## The template's tests: every bake, its image, its updates; ARGS="tests/test_bake.py" runs some
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
-		$(or $(ARGS),tests/test_image.py tests/test_baked.py tests)
+		$(or $(ARGS),$(call long_first,,image baked first_hour cruft foreign))
 
 test-library: $(BIN)/.ready-dev  ## The library's tests, from its source; ARGS="tests/test_pool.py" runs some
-	cd library && ../$(BIN)/python -m pytest --numprocesses 4 --dist loadscope $(ARGS)
+	cd library && ../$(BIN)/python -m pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder \
+		$(or $(ARGS),$(call long_first,library/,promises simulation local_workers faults map_batch map client demo bucket))
 
 simulate: $(BIN)/.ready-dev  ## Run the worker through schedules that nobody thought of, for SECONDS=60; SEED=1 shows one; PLANTED=1 plants defects
 	cd library && ../$(BIN)/python -m tests.simulation $(if $(PLANTED),--planted) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
@@ -106,7 +110,7 @@ loops: $(BIN)/.ready-dev  ## Measure the worker on uvloop and on asyncio; write 
 	@$(BIN)/python benchmarks/loops.py
 
 clean:  ## Remove what these commands made
-	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache library/.pytest_cache library/.mypy_cache library/.hypothesis
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache library/.pytest_cache library/.hypothesis
 
 # Baked anew each time, into the same folder: what is installed there stays. ANSWERS=starting_point=batch for another.
 .PHONY: $(WORKER)

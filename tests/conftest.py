@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,12 @@ def make(folder: Path, *targets: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def venv(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Name a virtual environment for the bakes of a module: what they all need is installed once."""
-    return f"VENV={tmp_path_factory.mktemp('environment') / '.venv'}"
+def venv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Name a virtual environment for the bakes of a module: what all need is installed, and its types read, once."""
+    folder = tmp_path_factory.mktemp("environment")
+    with pytest.MonkeyPatch.context() as here:
+        here.setenv("MYPY_CACHE_DIR", str(folder / "types"))
+        yield f"VENV={folder / '.venv'}"
 
 
 def required(message: str) -> None:

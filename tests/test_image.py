@@ -91,7 +91,7 @@ RELATIVE = (ROOT / "library" / "tests" / "tasks" / "relative.py").read_text()
 
 def docker(*arguments: str) -> str:
     finished = subprocess.run(["docker", *arguments], capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
+    assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout.strip()
 
 

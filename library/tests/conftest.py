@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,12 @@ def serve(make_worker: MakeWorker, tmp_path_factory: pytest.TempPathFactory) -> 
             return stack.enter_context(Caller(stack.enter_context(endpoint), log))
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def shared(serve: Serve) -> Serve:
+    """As ``serve``, but the same endpoint for the same task and settings: for jobs that leave a worker as it was."""
+    return cache(serve)
 
 
 @pytest.fixture

@@ -91,8 +91,8 @@ def test_24_mb_of_results_are_given_to_the_client_and_the_body_is_within_the_lim
     assert f"60 items, 0 failed, {len(stored)} stored" in caller.log.read_text()
 
 
-def test_a_result_too_large_for_a_chunk_is_stored_whatever_room_there_is(serve: Serve, store: dict[str, str]) -> None:
-    [small, large] = serve("hostile", **store).runsync([{"bytes": 900_000}, {"bytes": 1_000_000}])["output"]
+def test_a_result_too_large_for_a_chunk_is_stored_whatever_room_there_is(shared: Serve, store: dict[str, str]) -> None:
+    [small, large] = shared("hostile", **store).runsync([{"bytes": 900_000}, {"bytes": 1_000_000}])["output"]
     assert "result" in small
     assert read(large) == "x" * 1_000_000
 
@@ -131,9 +131,9 @@ def test_what_the_bucket_refuses_is_named_without_the_credentials(serve: Serve, 
     assert KEY_ID not in everything
 
 
-def test_a_url_is_for_reading_one_result_and_holds_no_secret(serve: Serve, store: dict[str, str]) -> None:
+def test_a_url_is_for_reading_one_result_and_holds_no_secret(shared: Serve, store: dict[str, str]) -> None:
     """The signature is of GET, this path and these 7 days (AWS Signature Version 4), and holds for nothing else."""
-    state = serve("hostile", **store).runsync([{"bytes": 1_000_000}])
+    state = shared("hostile", **store).runsync([{"bytes": 1_000_000}])
     url = httpx2.URL(state["output"][0]["result_url"])
     assert url.path == f"/results/{state['id']}/0.json"
     assert url.params["X-Amz-Expires"] == "604800"
@@ -175,8 +175,8 @@ def test_a_jobs_own_bucket_wins_where_it_is_allowed(serve: Serve, store: dict[st
         ("bucket", "should be a valid dictionary"),
     ],
 )
-def test_a_jobs_own_bucket_that_cannot_be_used_is_refused(serve: Serve, config: Any, sentence: str) -> None:
-    caller = serve("hostile", ALLOW_JOB_BUCKET="true")
+def test_a_jobs_own_bucket_that_cannot_be_used_is_refused(shared: Serve, config: Any, sentence: str) -> None:
+    caller = shared("hostile", ALLOW_JOB_BUCKET="true")
     state = caller.post("/runsync", json={"input": {"items": [1]}, "s3Config": config}).json()
     assert state["status"] == "FAILED"
     assert state["error"].startswith("The job's s3Config cannot be used: ")

@@ -29,7 +29,7 @@ def test_starting_imports_nothing_that_waits_or_is_for_tests(make_worker: MakeWo
     assert "runpod.serverless" in modules
     assert not [command for command in started if "cpuinfo" in command]
     assert not LEFT_OUT & set(modules)
-    assert "paramiko.client" not in modules
+    assert not {"cpuinfo.cpuinfo", "paramiko.client"} & set(modules)
 
 
 def test_the_process_of_the_task_does_not_wait_for_the_sdk() -> None:
@@ -39,8 +39,9 @@ def test_the_process_of_the_task_does_not_wait_for_the_sdk() -> None:
 
 
 def test_what_is_left_out_is_there_for_a_task_that_uses_it() -> None:
-    use = "from aggregating_worker import before_sdk; before_sdk.prepare(); import runpod, paramiko; "
-    for line in ("paramiko.SSHClient()", "from paramiko import SSHClient", "import paramiko.client"):
+    use = "from aggregating_worker import before_sdk; before_sdk.prepare(); import cpuinfo, runpod, paramiko; "
+    used = "paramiko.SSHClient()", "from paramiko import SSHClient", "import paramiko.client", "cpuinfo.CPUINFO_VERSION"
+    for line in used:
         subprocess.run([sys.executable, "-c", use + line], check=True)
 
 

@@ -25,8 +25,8 @@ from tests.engine import runner
 
 
 @pytest.mark.parametrize("task", ["contextual", "contextual_batch"])
-def test_each_item_knows_its_place_and_no_credential(serve: Serve, task: str) -> None:
-    caller = serve(task)
+def test_each_item_knows_its_place_and_no_credential(shared: Serve, task: str) -> None:
+    caller = shared(task)
     job = {"input": {"items": ["a", "b"], "first_index": 40}, "s3Config": {"accessSecret": "not for the task"}}
     with ThreadPoolExecutor(8) as callers:
         states = list(callers.map(lambda _: caller.post("/runsync", json=job).json(), range(8)))
@@ -36,8 +36,8 @@ def test_each_item_knows_its_place_and_no_credential(serve: Serve, task: str) ->
         ]
 
 
-def test_what_a_task_logs_is_in_the_log_under_its_job_and_item(serve: Serve) -> None:
-    caller = serve("contextual")
+def test_what_a_task_logs_is_in_the_log_under_its_job_and_item(shared: Serve) -> None:
+    caller = shared("contextual")
     state = caller.runsync(["a", "b"])
     lines = [json.loads(line) for line in caller.log.read_text().splitlines() if line.startswith("{")]
     mine = [(line["level"], line["message"]) for line in lines if line["requestId"] == state["id"]]

@@ -52,10 +52,10 @@ def read(file: dict[str, Any]) -> bytes:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_12_pictures_of_3_mb_are_references_to_the_same_pictures(
-    serve: Serve, store: dict[str, str], task: str
+    shared: Serve, store: dict[str, str], task: str
 ) -> None:
     """The bucket is named like the host, and its name is in the path nonetheless."""
-    caller = serve(task, **store)
+    caller = shared(task, **store)
     job_id = caller.run(ITEMS)
     streamed = list(caller.stream(job_id))
     assert caller.status(job_id)["output"] == streamed
@@ -70,8 +70,8 @@ def test_12_pictures_of_3_mb_are_references_to_the_same_pictures(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_without_a_bucket_as_many_as_fit_are_inline_in_input_order_every_run_alike(serve: Serve, task: str) -> None:
-    caller = serve(task)
+def test_without_a_bucket_as_many_as_fit_are_inline_in_input_order_every_run_alike(shared: Serve, task: str) -> None:
+    caller = shared(task)
     runs = [caller.runsync(ITEMS)["output"] for _ in range(3)]
     assert runs[0] == runs[1] == runs[2]
     assert [envelope["success"] for envelope in runs[0]] == [True] * 4 + [False] * 8  # each takes 4 of the 20 MB
@@ -91,10 +91,10 @@ def test_an_upload_that_fails_costs_its_item_only(serve: Serve, store: dict[str,
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("stored", [True, False], ids=["bucket", "inline"])
 def test_a_result_keeps_its_shape_around_its_files(
-    serve: Serve, store: dict[str, str], task: str, stored: bool
+    shared: Serve, store: dict[str, str], task: str, stored: bool
 ) -> None:
     item = {"seeds": [1, 2, 3], "size": 150_000}
-    [envelope] = serve(task, **(store if stored else {})).runsync([item])["output"]
+    [envelope] = shared(task, **(store if stored else {})).runsync([item])["output"]
     first, second = envelope["result"]["images"]
     thumb = envelope["result"]["meta"]["thumb"]
     assert envelope["result"] == {"images": [first, second], "meta": {"thumb": thumb}, "seed": 1}
@@ -104,9 +104,9 @@ def test_a_result_keeps_its_shape_around_its_files(
 
 
 @pytest.mark.parametrize("stored", [True, False], ids=["bucket", "inline"])
-def test_map_brings_all_12_to_disk(serve: Serve, store: dict[str, str], tmp_path: Path, stored: bool) -> None:
+def test_map_brings_all_12_to_disk(shared: Serve, store: dict[str, str], tmp_path: Path, stored: bool) -> None:
     """Without a bucket, it asks again, in smaller jobs, for the pictures that did not fit."""
-    caller = serve("pictures", **(store if stored else {}))
+    caller = shared("pictures", **(store if stored else {}))
     items, out, folder = (tmp_path / name for name in ("items.jsonl", "out.jsonl", "files"))
     items.write_text("".join(f"{json.dumps(item)}\n" for item in ITEMS))
     called = client(caller.endpoint.base_url, "map", str(items), "--out", str(out), "--files", str(folder))

@@ -23,13 +23,10 @@ SETTINGS = {"ITEM_TIMEOUT": "0.3", "BATCH_SIZE": "32"}
 
 
 @pytest.fixture(scope="module")
-def deadly(serve: Serve) -> Callable[[str], Caller]:
-    callers: dict[str, Caller] = {}
-
+def deadly(shared: Serve) -> Callable[[str], Caller]:
     def find(task: str) -> Caller:
         concurrency = {} if task == "deadly_batch" else {"ITEM_CONCURRENCY": "4"}
-        callers[task] = callers.get(task) or serve(task, **SETTINGS, **concurrency)
-        return callers[task]
+        return shared(task, **SETTINGS, **concurrency)
 
     return find
 
@@ -80,8 +77,8 @@ def test_an_item_that_never_returns_costs_no_other_its_result(
 
 
 @pytest.mark.parametrize("bad", ["segfault", "rest"])
-def test_a_job_that_shares_a_call_with_a_bad_item_has_all_its_results(serve: Serve, bad: str) -> None:
-    caller = serve("deadly_batch", **SETTINGS, BATCH_WAIT="0.5")
+def test_a_job_that_shares_a_call_with_a_bad_item_has_all_its_results(shared: Serve, bad: str) -> None:
+    caller = shared("deadly_batch", **SETTINGS, BATCH_WAIT="0.5")
     jobs = [caller.run([0, bad, 2]), caller.run([3, 4])]
     found = [outcomes(ended(caller, job_id)) for job_id in jobs]
     assert found == [[0, "ProcessDied" if bad in DEATHS else "TimeoutError", 2], [3, 4]]

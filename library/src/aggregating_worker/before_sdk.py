@@ -33,10 +33,7 @@ def prepare() -> None:
     """Prepare for the SDK's import, in the worker and where the task runs, which may import it, too."""
     # ``utils/rp_debugger.py`` asks py-cpuinfo for the processor's name. That takes a second, most of a worker's start,
     # and only ``--rp_debugger`` would print it. Without an answer the SDK says that there is none.
-    with suppress(ImportError):  # a later SDK may not bring it
-        import cpuinfo
-
-        cpuinfo.get_cpu_info = dict
+    _import_when_used("cpuinfo", get_cpu_info=dict)
     logging.root.setLevel(logging.INFO)  # as ``rp_upload.py`` would, if it did not find a handler of the worker's
     _import_when_used("paramiko")  # by the SDK's command line alone, which no worker calls; a quarter of the rest
     _replace_progress_update()
@@ -70,11 +67,12 @@ class ReplacedProgress(MetaPathFinder, Loader):
         setattr(module, "progress_update", progress_update)  # noqa: B010
 
 
-def _import_when_used(name: str) -> None:
-    """Have ``import name`` give a stand-in, which imports that module when something in it is used."""
+def _import_when_used(name: str, **instead: Any) -> None:
+    """Have ``import name`` give a stand-in with ``instead``, which imports that module when something else is used."""
     if name in sys.modules or find_spec(name) is None:
         return
     stand_in = ModuleType(name)
+    vars(stand_in).update(instead)
 
     def load(attribute: str) -> Any:
         if sys.modules.get(name) is stand_in:

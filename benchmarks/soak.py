@@ -46,6 +46,8 @@ CLIENTS = 4
 """Of each endpoint, beside the one that uses ``map``."""
 LISTED = 300
 """Items of a list for ``map``."""
+ITEM_TIMEOUT = 2.0
+"""Seconds. A freeze is a good deal shorter, or longer by more than a second: only then has a call all of them again."""
 OFTEN = 10.0
 """Seconds between two things that go wrong on the platform's side of an endpoint, on average."""
 LOOK = 5.0
@@ -195,7 +197,7 @@ class Soak:
             for each in frozen:
                 with suppress(psutil.NoSuchProcess):
                     each.suspend()
-            await asyncio.sleep(self.chance.uniform(0.1, 5))
+            await asyncio.sleep(self.chance.choice([0.3, 1, 5]))
             for each in reversed(frozen):
                 with suppress(psutil.NoSuchProcess):
                     each.resume()
@@ -243,7 +245,7 @@ def _right(item: Any) -> Any:
 @contextmanager
 def served(kind: str) -> Iterator[tuple[LocalEndpoint, Faulty]]:
     """Serve the task ``everything`` as one kind of function, behind what disturbs it."""
-    env = {"KIND": kind, "ITEM_TIMEOUT": "1", "PROCESSES": "2", "CHUNK_SIZE": "8", "BATCH_SIZE": "8"}
+    env = {"KIND": kind, "ITEM_TIMEOUT": f"{ITEM_TIMEOUT:g}", "PROCESSES": "2", "CHUNK_SIZE": "8", "BATCH_SIZE": "8"}
     with ExitStack() as stack:
         faulty = stack.enter_context(Faulty())
         log = stack.enter_context((LOGS / f"{kind}.log").open("wb"))

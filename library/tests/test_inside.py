@@ -16,7 +16,7 @@ import pytest
 
 from aggregating_worker.process.beside import START
 from aggregating_worker.process.inside import FIRST_TO_DIE, NO_DEBUGGER, REPORT
-from aggregating_worker.process.wire import Ask, Frames, Say, frame, read_outcome
+from aggregating_worker.process.wire import Ask, Flag, Frames, Say, frame, read_outcome
 
 WAIT = 20.0
 """Seconds in which it says what it has to say."""
@@ -77,6 +77,8 @@ class Side:
         self.channel, self.pid = channel, pid
         self._frames = Frames(Say)
         self._heard: list[Any] = []
+        self.flags = 0
+        """Of the last outcome."""
         self.ask(Ask.BEGIN, most)
         self.ask(Ask.JOB, 1, pickle.dumps(("job", pickle.dumps(None), {})))
 
@@ -94,7 +96,8 @@ class Side:
             self._heard += self._frames.feed(data)
         kind, number, payload = self._heard.pop(0)
         if kind == Say.MADE:
-            return Say(kind), number, json.loads(read_outcome(payload)[2][0])
+            _, self.flags, [envelope] = read_outcome(payload)
+            return Say(kind), number, json.loads(envelope)
         return Say(kind), number, json.loads(payload) if payload[:1] in (b"[", b"{") else payload
 
     def made(self, do: str) -> Any:
@@ -215,6 +218,28 @@ def test_what_is_said_in_one_turn_comes_in_order_and_what_a_thread_says_too(star
         assert [each[0] for each in said[many:]] == [Say.MADE, Say.ENDED]
     side.call(7, "main = lambda: asyncio.to_thread(context.progress, 0.5)")
     assert side.hear() == (Say.PROGRESS, 7, b"\0\0\0\0000.5")
+
+
+def test_what_is_said_by_the_sdk_comes_as_what_the_item_says_of_its_progress(start: Start) -> None:
+    side = ready(start())
+    side.call(7, "import runpod; runpod.serverless.progress_update({'id': 'job'}, 'half')")
+    assert side.hear() == (Say.PROGRESS, 7, b'\0\0\0\0"half"')
+
+
+@pytest.mark.parametrize(
+    ("do", "flags"),
+    [
+        ("result = 1", Flag.SUCCESS),
+        ("result = {'refresh_worker': True}", Flag.SUCCESS | Flag.REFRESH),
+        ("result = {'error': 'no'}", 0),
+        ("result = {'error': 'no', 'refresh_worker': True}", Flag.REFRESH),
+    ],
+)
+def test_what_a_result_asks_for_goes_with_its_outcome(start: Start, do: str, flags: int) -> None:
+    side = ready(start())
+    side.call(7, do)
+    assert side.hear()[0] == Say.MADE
+    assert side.flags == flags
 
 
 def test_a_call_that_is_cancelled_ends_without_an_outcome(start: Start) -> None:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import pytest
 import uvloop
@@ -323,6 +324,28 @@ def test_where_nobody_listens_or_all_are_turned_away_it_is_an_oserror() -> None:
     with serving(lambda _: None) as url:
         post_with(scenario)
     post_with(scenario)
+
+
+@given(body=st.lists(st.binary(max_size=40)))
+def test_no_piece_is_a_copy_of_more_than_a_little(body: list[bytes]) -> None:
+    with mock.patch.object(post, "PIECE", 16):
+        pieces = [*post._pieces(body)]
+    assert b"".join(pieces) == b"".join(body)
+    assert max(map(len, pieces), default=0) <= 16
+
+
+def test_a_connection_that_nobody_takes_is_waited_for_in_bounds() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
+        url = URL.build(scheme="http", host="127.0.0.1", port=full.getsockname()[1])
+
+        async def scenario(poster: Poster) -> None:
+            posting = asyncio.create_task(poster.post(url, "/", {}, [b"body 1"], 0.1))
+            ended, _ = await asyncio.wait({posting}, timeout=20)
+            assert ended
+            with pytest.raises(TimeoutError):
+                await posting
+
+        post_with(scenario)
 
 
 def test_over_tls_only_whoever_is_known_is_told_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

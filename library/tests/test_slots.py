@@ -314,6 +314,33 @@ def test_each_try_has_its_own_time_and_only_what_hangs_is_late() -> None:
     assert calls == [[*range(8)], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [6, 7], [4], [5]]
 
 
+def test_there_is_room_for_another_job_as_soon_as_a_long_one_has_its_first_outcome_though_that_is_late() -> None:
+    """Its call goes on, and nobody takes the chunk."""
+    released, rooms = asyncio.Event(), list[int]()
+
+    async def process(item: int, job: object) -> int:
+        while item == 0 and not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+        return item
+
+    async def scenario() -> None:
+        stream = make(process, item_concurrency=1, item_timeout=0.05)
+        stream.slots.on_room = lambda: rooms.append(stream.slots.for_jobs())
+        chunks = stream_of(stream, [*range(3)], Job(items=[*range(3)]))
+        try:
+            assert [outcome.success for outcome in await anext(chunks)] == [False]
+            assert stream.slots.under_way == rooms[-1] == 1
+        finally:
+            released.set()
+        assert [outcome.success async for chunk in chunks for outcome in chunk] == [True, True]
+
+    asyncio.run(scenario())
+    assert rooms[0] == 0
+
+
 def test_a_blocking_batch_over_its_time_is_halved_once_it_has_ended() -> None:
     late = threading.Event()
 

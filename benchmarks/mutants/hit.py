@@ -1,11 +1,23 @@
 """What mutmut's mutants import, in the copy: it notes which test calls which function, in whichever process."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from mutmut.mutation import trampoline
 
 _seen: set[str] = set()
+
+
+def _kill(call: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Return ``call`` but for what would end all processes of this machine's user: a mutant's process 1, or -1."""
+
+    def kill(number: int, signal: int) -> None:
+        if number in (-1, 0, 1):
+            raise ProcessLookupError(number)
+        call(number, signal)
+
+    return kill
 
 
 def hit(function: str, caller: Any = None) -> None:  # noqa: ARG001
@@ -19,4 +31,5 @@ def hit(function: str, caller: Any = None) -> None:  # noqa: ARG001
 
 
 trampoline.record_trampoline_hit = hit
+os.kill, os.killpg = _kill(os.kill), _kill(os.killpg)
 MutantDict, _mutmut_mutated = trampoline.MutantDict, trampoline.wrap_in_trampoline

@@ -170,6 +170,14 @@ def test_what_is_missing_in_the_environment_is_named(
         Client()
 
 
+def test_the_command_without_a_key_names_the_local_endpoint_too() -> None:
+    env = {name: value for name, value in environment("http://127.0.0.1:1/v2").items() if name != "RUNPOD_API_KEY"}
+    done = subprocess.run(command("run", "-"), input=job_of(1), cwd=LIBRARY, env=env, capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"RUNPOD_API_KEY is not set: make a key at ")
+    assert done.stderr.endswith(b" Or --local: it calls the endpoint of make serve.\n")
+
+
 @pytest.mark.parametrize("proxy", ["nonsense://127.0.0.1", "http://[::", "socks5://127.0.0.1"])
 def test_a_proxy_that_cannot_be_used_is_a_sentence(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy)

@@ -106,9 +106,10 @@ def test_a_file_that_is_missing_is_a_sentence(tmp_path: Path, missing: str, sent
     assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 
-def test_one_item_is_counted_as_one() -> None:
-    failed: Any = {"index": 0, "success": False, "failure": {"type": "KeyError", "message": "'absent'"}}
-    with pytest.raises(Failed, match=r"^/run: 1 of 1 item failed\. Item 0: KeyError: 'absent'$"):
+@pytest.mark.parametrize(("message", "shown"), [("'absent'", r"KeyError: 'absent'"), ("", "KeyError")])
+def test_one_item_is_counted_as_one(message: str, shown: str) -> None:
+    failed: Any = {"index": 0, "success": False, "failure": {"type": "KeyError", "message": message}}
+    with pytest.raises(Failed, match=rf"^/run: 1 of 1 item failed\. Item 0: {shown}$"):
         check_items("/run", [failed])
 
 

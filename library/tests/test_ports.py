@@ -7,8 +7,10 @@ that as text. Where a port answers something else, a comment says what the origi
 
 import base64
 import json
+import os
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -560,6 +562,19 @@ class TestVLLM:
         assert "too many for a response of 1,500" in state["error"]
         [first, second] = items(caller.runsync([{"prompt": "a"}, large]))
         assert (first, second["type"]) == ([batch("a", total=1, read=1)], "OutputTooLarge")
+
+
+def test_the_shortest_port_answers_as_the_old_handler_does(serve_port: Serve, tmp_path: Path) -> None:
+    shutil.copy(PORTS / "stubs" / "old_handler.py", tmp_path)
+    port = serve_port("_shortest")
+    with (
+        LocalEndpoint([sys.executable, "old_handler.py"], cwd=tmp_path) as endpoint,
+        Caller(endpoint, Path(os.devnull)) as old,
+    ):
+        for request in ({"text": "some words"}, {"text": ""}, {}):
+            assert answer(port, request) == answer(old, request)
+    made = items(port.runsync([{"text": "one"}, {}]))
+    assert made == [[{"word": "one"}, {"count": 1}], {"type": "Error", "message": "There is no text"}]
 
 
 def test_every_python_block_of_the_page_is_in_a_port() -> None:

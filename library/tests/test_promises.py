@@ -62,6 +62,7 @@ def test_an_item_of_the_test_input_that_fails_is_named_with_its_reason(run: Run)
     done = run("def process(item, job):\n    return 1 / (item - 2)\n", "-k", "every_item")
     assert done.returncode == 1
     assert "1 of 3 items of test_input.json failed.\n  item 1: ZeroDivisionError: division by zero" in done.stdout
+    assert "| Item 1 failed\nTraceback (most recent call last):\n" in done.stdout  # the log is no JSON here
     assert "\nE  " not in done.stdout  # as in a traceback of pytest's
 
 

@@ -362,7 +362,7 @@ def process(item, job) -> float: ...
 @pytest.mark.parametrize(
     ("task", "why"),
     [
-        (None, "task.py cannot be imported: ModuleNotFoundError: No module named 'task'"),
+        (None, "There is no task.py in this folder: run this in a worker's project."),
         ("import nowhere", "task.py cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
         ("raise SystemExit(3)", "task.py cannot be imported: SystemExit: 3"),
         ("1 +", "task.py cannot be imported: SyntaxError: invalid syntax (task.py, line 1)"),

@@ -3,6 +3,8 @@
 Nothing here raises, not even on a full disk: a log line must not cost a result.
 """
 
+import json
+import os
 import sys
 from contextlib import suppress
 from functools import cache, partial
@@ -12,6 +14,9 @@ from aggregating_worker.sentence import printable
 
 if TYPE_CHECKING:
     from runpod import RunPodLogger
+
+LOCAL = "local"
+"""The id of the local endpoint. What else has a terminal may be the platform, which reads JSON."""
 
 
 @cache
@@ -39,9 +44,28 @@ def error(message: str, job_id: str | None = None, trace: str = "") -> None:
         _log().error(printable(f"{message}\n{trace}" if trace else message), job_id)
 
 
+def for_people(text: str) -> str:
+    """Return lines of a worker's log as the SDK prints them in the local test, and others as they are.
+
+    On an endpoint each is JSON (runpod 1.12.0, ``rp_logger.py``), and a traceback one line.
+    """
+    return "\n".join(map(_for_people, text.split("\n")))
+
+
+def _for_people(written: str) -> str:
+    try:
+        match json.loads(written):
+            case {"requestId": str() | None as job_id, "message": str(message), "level": str(level)}:
+                return printable(f"{level:<7}| {job_id} | {message}" if job_id else f"{level:<7}| {message}")
+    except (ValueError, RecursionError):
+        pass
+    return written
+
+
 def _print(stream: TextIO, text: str, **options: Any) -> None:
     with suppress(Exception):
-        print(text, file=stream, **options)
+        seen = stream.isatty() and os.environ.get("RUNPOD_ENDPOINT_ID") == LOCAL
+        print(for_people(text) if seen else text, file=stream, **options)
 
 
 def line(level: str, message: str, job_id: str | None = None) -> None:

@@ -30,7 +30,7 @@ from aggregating_worker.outcome.result import describe
 from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.refusal import Refused
 from aggregating_worker.request import MAX_INDEX, Requests
-from aggregating_worker.sentence import one_line
+from aggregating_worker.sentence import one_line, reason
 
 FIRST_INDEX = {
     "description": "The number of the first item, where the items are a slice of a longer list.",
@@ -224,5 +224,7 @@ def _imported(name: str) -> ModuleType:
     try:
         return import_module(name)
     except BaseException as error:  # sys.exit() among them
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise Refused(f"There is no {name}.py in this folder: run this in a worker's project.") from None
         raised = describe(error)
-        raise Refused(f"{name}.py cannot be imported: {raised.kind}: {raised.message}") from None
+        raise Refused(f"{name}.py cannot be imported: {reason(raised.kind, raised.message)}") from None

@@ -19,6 +19,11 @@ def one_line(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:500].rstrip(".")
 
 
+def reason(kind: str, message: str) -> str:
+    """Return ``KIND: message``, or the kind alone where an exception has no message."""
+    return f"{kind}: {message}" if message else kind
+
+
 def counted(number: int, noun: str) -> str:
     """Return ``1 item`` or ``2 items``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

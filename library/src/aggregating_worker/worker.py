@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from aggregating_worker import before_sdk, start_folder
-from aggregating_worker.sentence import counted, printable
+from aggregating_worker.sentence import counted, printable, reason
 
 if TYPE_CHECKING:
     from aggregating_worker.intake.mode import Mode
@@ -136,8 +136,9 @@ class Worker:
             task = import_module(self._task)
         except BaseException as error:  # sys.exit() among them
             raised = describe(error)
+            log.keep_writing()
             log.error(f"{self._task}.py cannot be imported", trace=raised.trace)
-            raise Refused(f"{self._task}.py cannot be imported: {raised.kind}: {raised.message}") from None
+            raise Refused(f"{self._task}.py cannot be imported: {reason(raised.kind, raised.message)}") from None
         if uses_gpu():
             raise Refused(f"{self._task}.py uses the GPU when it is imported: do that in load().")
         settings = read_settings(task)
@@ -207,5 +208,5 @@ def _failed(chunks: list[Any]) -> str:
     failed = [envelope for envelope in envelopes if isinstance(envelope, dict) and not envelope["success"]]
     if not failed:
         return ""
-    index, why = failed[0]["index"], failed[0]["failure"]
-    return f"{len(failed)} of {counted(len(envelopes), 'item')} failed. Item {index}: {why['type']}: {why['message']}"
+    index, why = failed[0]["index"], reason(failed[0]["failure"]["type"], failed[0]["failure"]["message"])
+    return f"{len(failed)} of {counted(len(envelopes), 'item')} failed. Item {index}: {why}"

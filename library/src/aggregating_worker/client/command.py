@@ -155,7 +155,12 @@ async def _arriving(
 def _client(arguments: argparse.Namespace) -> Client:
     key = os.environ.get("RUNPOD_API_KEY") or "local"
     where = {"endpoint_id": "local", "api_key": key, "base_url": LOCAL} if arguments.local else {}
-    client = arguments.client = Client(**{"endpoint_id": arguments.endpoint, **where}, told=_tell)
+    try:
+        client = arguments.client = Client(**{"endpoint_id": arguments.endpoint, **where}, told=_tell)
+    except CallFailed as error:
+        if not arguments.local:
+            error.add_note("Or --local: it calls the endpoint of make serve.")
+        raise
     return client
 
 
@@ -207,8 +212,8 @@ async def _mapped(arguments: argparse.Namespace, *, agreed: bool) -> int:
         return SUCCESS
     for line, why in islice(summary.failures.items(), EXPLAINED):
         print(f"Line {line}: {why}.", file=sys.stderr)
-    what = "Mend what failed and run the same command: it asks for lines that have changed only."
-    print(f"Failed: {summary.lines}. {what}", file=sys.stderr)
+    what = "it asks for lines that have changed only, or with --again for all that failed"
+    print(f"Failed: {summary.lines}. Mend what failed and run the same command: {what}.", file=sys.stderr)
     return SOME_FAILED
 
 

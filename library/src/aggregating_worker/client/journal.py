@@ -17,7 +17,7 @@ from zlib import crc32
 from aggregating_worker.client.envelopes import Envelope, encode, is_envelope, parse
 from aggregating_worker.client.http import CallFailed
 from aggregating_worker.client.items import Items
-from aggregating_worker.sentence import counted, one_line
+from aggregating_worker.sentence import counted, one_line, reason
 
 VERSION = 3
 CHECK = b', "check": "%08x"}\n'
@@ -134,7 +134,7 @@ class Journal:
                 entry["index"] = index  # it may have moved
                 output.write(encode(entry) + b"\n")
                 if index in self._failed:
-                    failures[index] = one_line(f"{entry['failure']['type']}: {entry['failure']['message']}")
+                    failures[index] = one_line(reason(entry["failure"]["type"], entry["failure"]["message"]))
             output.flush()
             os.fsync(output.fileno())
         unfinished.replace(self._out)

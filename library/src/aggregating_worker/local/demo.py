@@ -20,7 +20,7 @@ from aggregating_worker.local.job import FINAL
 from aggregating_worker.local.launch import NO_HANDLER
 from aggregating_worker.local.server import LocalEndpoint
 from aggregating_worker.local.worker_api import MAX_CHUNK
-from aggregating_worker.sentence import counted, one_line, printable
+from aggregating_worker.sentence import counted, one_line, printable, reason
 
 PATIENCE = 900.0
 """Seconds to wait for a job's end; before the first job, the worker may load a model for most of them."""
@@ -140,7 +140,7 @@ def check_items(path: str, envelopes: list[Envelope]) -> None:
     if failed := [each for each in envelopes if not each["success"]]:
         index, why = failed[0]["index"], failed[0]["failure"]
         words = f"{path}: {len(failed)} of {counted(len(envelopes), 'item')} failed. Item {index}"
-        raise Failed(f"{words}: {one_line(why['type'])}: {one_line(why['message'])}")
+        raise Failed(f"{words}: {reason(one_line(why['type']), one_line(why['message']))}")
 
 
 async def _saved(envelopes: list[Envelope], base_url: str, folder: Path) -> list[Envelope]:

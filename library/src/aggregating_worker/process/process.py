@@ -12,6 +12,7 @@ from aggregating_worker import log
 from aggregating_worker.outcome.result import Raised, describe
 from aggregating_worker.process.attempt import Attempt
 from aggregating_worker.process.wire import PLACE, Ask, Flag, Frames, Say, read_outcome
+from aggregating_worker.sentence import reason
 
 LOADS = 3
 """Times that ``load`` is tried, each in a fresh process."""
@@ -185,7 +186,7 @@ class Process(ABC):
 
     def _cannot_load(self, again: int, raised: Raised) -> None:
         what = "load() in task.py failed" if again else "task.py cannot be imported"
-        self._fault = f"{what}: {raised.kind}: {raised.message}" if raised.trace else f"{what}: {raised.message}"
+        self._fault = f"{what}: {reason(raised.kind, raised.message)}" if raised.trace else f"{what}: {raised.message}"
         log.error(what if raised.trace else self._fault, trace=raised.trace)
         if not (again and raised.trace):  # else it may go well the next time
             self._loads = LOADS

@@ -14,7 +14,8 @@ import pytest
 
 from aggregating_worker.client.envelopes import flatten, is_envelope, is_parts
 from aggregating_worker.local.server import LocalEndpoint
-from aggregating_worker.sentence import counted
+from aggregating_worker.log import for_people
+from aggregating_worker.sentence import counted, reason
 from aggregating_worker.testing.caller import RUNNING, Caller, Serve, off_runpod
 from aggregating_worker.testing.faulty import Faulty
 from aggregating_worker.testing.planted import FAULTS, Faults, folder_with_faults
@@ -95,7 +96,7 @@ def ended(caller: Caller, job_id: str) -> dict[str, Any]:
     deadline = time.monotonic() + PATIENCE
     while (state := caller.status(job_id))["status"] in RUNNING:
         if not caller.endpoint.workers.alive:
-            fail(f"The worker has ended. Its log:\n{caller.log.read_text()}")
+            fail(f"The worker has ended. Its log:\n{for_people(caller.log.read_text())}")
         if time.monotonic() > deadline:
             fail(f"The job has not ended in {PATIENCE:.0f} s: ITEM_TIMEOUT bounds an item.")
         time.sleep(0.02)
@@ -136,7 +137,8 @@ def check_items(where: str, made: list[Envelope], log: str = "") -> None:
     """Fail if an item has failed, with each that did, and why."""
     failed = [each for each in made if not each["success"]]
     if failed:
-        reasons = "".join(f"\n  item {e['index']}: {e['failure']['type']}: {e['failure']['message']}" for e in failed)
+        why = [(each["index"], reason(each["failure"]["type"], each["failure"]["message"])) for each in failed]
+        reasons = "".join(f"\n  item {index}: {text}" for index, text in why)
         fail(f"{where}: {len(failed)} of {counted(len(made), 'item')} of test_input.json failed.{reasons}{log}")
 
 
@@ -197,7 +199,7 @@ def _run(real: Caller, project: Path, test_input: dict[str, Any], worker_env: Ma
     began = time.monotonic()
     while not real.endpoint.workers.states()["ready"]:
         if not real.endpoint.workers.alive:
-            fail(f"The worker has ended at its start. Its log:\n{real.log.read_text()}")
+            fail(f"The worker has ended at its start. Its log:\n{for_people(real.log.read_text())}")
         if time.monotonic() - began > PATIENCE:
             fail(f"load() has not ended in {PATIENCE:.0f} s: a fixture worker_env may name a smaller model.")
         time.sleep(0.02)
@@ -208,7 +210,7 @@ def _run(real: Caller, project: Path, test_input: dict[str, Any], worker_env: Ma
         streamed = [each for each in flatten([*real.stream(job_id)]) if not is_parts(each)]
         state = finished(real, job_id)
         run = envelopes(state)
-        check_items("/run", run, f"\nThe worker's log:\n{real.log.read_text()}")
+        check_items("/run", run, f"\nThe worker's log:\n{for_people(real.log.read_text())}")
         again = real.post("/runsync?wait=30000", json=test_input).json()
         runsync = envelopes(finished(real, again["id"]))
         check_items("/runsync", runsync)
@@ -249,7 +251,7 @@ class Planted(NamedTuple):
                 done(self.caller, job_id)
                 fail("The job has ended without the item that was to be held: the fault was not planted.")
             if not self.caller.endpoint.workers.alive or time.monotonic() > deadline:
-                fail(f"An item was not begun. The worker's log:\n{self.caller.log.read_text()}")
+                fail(f"An item was not begun. The worker's log:\n{for_people(self.caller.log.read_text())}")
             time.sleep(0.01)
         return job_id
 

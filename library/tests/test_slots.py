@@ -275,6 +275,23 @@ def test_a_batch_whose_halves_fail_alike_is_tried_item_by_item() -> None:
     assert calls == [whole, whole[:16], whole[16:], *([item] for item in whole)]
 
 
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("text", "str instead of a list for 1 item."),
+        (None, "NoneType instead of a list for 1 item."),
+        ([], "0 results for 1 item."),
+        ((1, 2), "2 results for 1 item."),
+    ],
+)
+def test_what_is_no_list_of_a_result_each_is_said(returned: object, said: str) -> None:
+    def process_batch(items: list[int], job: object) -> object:
+        return returned
+
+    [envelope] = asyncio.run(run(make(process_batch, batched=True), [0]))
+    assert envelope["failure"] == {"type": "WrongResults", "message": f"process_batch returned {said}"}
+
+
 def test_halves_that_fail_otherwise_are_halved_each() -> None:
     calls = []
 

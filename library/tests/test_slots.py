@@ -275,6 +275,15 @@ def test_a_batch_whose_halves_fail_alike_is_tried_item_by_item() -> None:
     assert calls == [whole, whole[:16], whole[16:], *([item] for item in whole)]
 
 
+def test_an_exception_that_a_batch_returns_is_the_failure_of_its_item() -> None:
+    def process_batch(items: list[int], job: object) -> list[object]:
+        return [items[0], KeyError("second"), items[2]]
+
+    found = asyncio.run(run(make(process_batch, batched=True), [0, 1, 2]))
+    assert results(found) == [0, "KeyError", 2]
+    assert found[1]["failure"]["message"] == "'second'"
+
+
 @pytest.mark.parametrize(
     ("returned", "said"),
     [

@@ -29,6 +29,7 @@ from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.threads import Threads
 from aggregating_worker.process.within import Within
 from aggregating_worker.refusal import Refused
+from aggregating_worker.request import Invalid
 from aggregating_worker.settings import Settings
 from tests.engine import Job, make, others_done, run, stream_of
 
@@ -720,6 +721,37 @@ def test_calls_of_several_jobs_that_fail_alike_in_a_row_have_the_process_replace
     deliberate = Raised("ItemFailed", "no", "", deliberate=True)
     assert not any(health.failed(deliberate, [job]) for job in "abcdef")
     assert [health.failed(no, [job]) for job in "abc"] == [False, False, True]
+
+
+def test_a_job_that_enters_again_while_it_has_its_turn_has_no_other() -> None:
+    turns, works = Turns(), [Mock(startable=2, in_turn=False, group=b"", waits_since=0.0) for _ in range(2)]
+    for work in (*works, *works):
+        turns.enter(work)
+    assert turns.jobs == works
+
+
+def test_a_job_that_comes_once_the_worker_is_lost_ends_it_too() -> None:
+    async def scenario() -> list[str]:
+        stream = make(lambda item, job: item)
+        reasons = list[str]()
+        stream.slots.on_end = reasons.append
+        stream.slots.lost("no process can load")
+        assert [each["result"] for each in await run(stream, [1])] == [1]
+        return reasons
+
+    assert asyncio.run(scenario()) == ["no process can load"] * 2
+
+
+def test_an_item_that_input_does_not_accept_fails_by_that_name() -> None:
+    async def process(item: object, job: object) -> object:
+        return item
+
+    async def scenario() -> list[Any]:
+        chunks = stream_of(make(process), [1, Invalid("it should be a number")], Job(items=[]))
+        return [outcome.body async for chunk in chunks for outcome in chunk]
+
+    [_, failed] = asyncio.run(scenario())
+    assert failed["failure"] == {"type": "InvalidItem", "message": "it should be a number"}
 
 
 def test_suspects_are_halved_until_one_item_is_alone() -> None:

@@ -8,6 +8,7 @@ from contextvars import Context, ContextVar
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 from unittest.mock import Mock
 
 import pytest
@@ -752,6 +753,28 @@ def test_an_item_that_input_does_not_accept_fails_by_that_name() -> None:
 
     [_, failed] = asyncio.run(scenario())
     assert failed["failure"] == {"type": "InvalidItem", "message": "it should be a number"}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "replaced"),
+    [("good no", 0), ("no no no", 0), ("good no no good no", 0), ("good no no no", 1)],
+)
+def test_a_process_is_replaced_once_three_calls_fail_alike_though_others_have_succeeded(
+    jobs: str, replaced: int
+) -> None:
+    def process(item: str, job: object) -> str:
+        if item == "no":
+            raise ValueError(item)
+        return item
+
+    async def scenario() -> int:
+        stream = make(process, item_concurrency=1)
+        with mock.patch.object(stream.slots, "_replace") as replace:
+            for item in jobs.split():
+                await run(stream, [item])
+        return replace.call_count
+
+    assert asyncio.run(scenario()) == replaced
 
 
 def test_suspects_are_halved_until_one_item_is_alone() -> None:

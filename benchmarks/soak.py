@@ -33,6 +33,7 @@ from aggregating_worker.client import Client
 from aggregating_worker.client.job import FINAL, output
 from aggregating_worker.client.map import map_file
 from aggregating_worker.local import LocalEndpoint
+from aggregating_worker.local.queue import RETRIES
 from aggregating_worker.local.workers import WorkerProcess
 from aggregating_worker.testing.faulty import Faulty, answers, cut_off
 from serve import Serve, machine
@@ -210,8 +211,10 @@ class Soak:
             os.kill(others[0].process.pid, number)
 
     def others(self) -> list[WorkerProcess]:
-        """Return the workers that are ready, but for the first."""
-        return [worker for worker in self.endpoint.workers.running if worker.ready and worker is not self.first]
+        """Return the workers that may be ended: not the first, and none with a job that the endpoint would give up."""
+        given_up = {job.worker for job in self.endpoint.queue.held if job.retries == RETRIES}
+        ready = [worker for worker in self.endpoint.workers.running if worker.ready and worker is not self.first]
+        return [worker for worker in ready if worker.id not in given_up]
 
     @property
     def first(self) -> WorkerProcess:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from aggregating_worker.context import Context
+from aggregating_worker.process.folders import Folders
 from tests.conftest import Caller, MakeWorker, Serve, off_runpod
 from tests.engine import make, run
 from tests.test_processes import eventually
@@ -153,3 +155,12 @@ def test_a_folder_that_cannot_be_made_is_its_items_failure(monkeypatch: pytest.M
     first, second = asyncio.run(run(make(process), ["ask", "none"]))
     assert first["failure"] == {"type": "OSError", "message": "[Errno 28] No space left on device"}
     assert second["result"] == "none"
+
+
+def test_what_processes_have_left_is_found_and_no_pattern_of_theirs_kept(tmp_path: Path) -> None:
+    folders = Folders(str(tmp_path / "of[a]"))
+    (tmp_path / "of[a]-7-mine").mkdir()
+    (tmp_path / "ofa-7-theirs").mkdir()
+    with mock.patch("re.compile", side_effect=AssertionError("it would be kept for each process")):
+        assert folders.of(7).found() == [tmp_path / "of[a]-7-mine"]
+        assert folders.of(8).found() == Folders(str(tmp_path / "none" / "of")).found() == []

@@ -1,11 +1,11 @@
 """The folders that items ask for: named by the process that made them, so that another can remove them after it."""
 
-import glob
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -36,7 +36,10 @@ class Folders:
 
     def found(self) -> list[Path]:
         """Return those that are there."""
-        return [*map(Path, glob.glob(f"{glob.escape(self.beginning)}*"))]  # noqa: PTH207  # with ``Path`` in two steps
+        parent, name = os.path.split(self.beginning)
+        with suppress(OSError):
+            return [Path(parent, each) for each in os.listdir(parent) if each.startswith(name)]  # noqa: PTH208
+        return []  # not by ``glob``, which keeps each pattern
 
 
 def remove(folders: Iterable[Path]) -> None:

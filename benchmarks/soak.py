@@ -2,8 +2,8 @@
 
 ``make soak`` runs it. For each kind of function there is a local endpoint with two workers. Clients run, stream, cancel
 and ``map`` jobs whose items fail, crash and hang; meanwhile workers are frozen, killed and told to stop, and the
-platform is away, answers errors, and takes what it was sent without saying so. A run of half an hour or
-more is written into docs/faults.md.
+platform is away, answers errors, and takes what it was sent without saying so. A run of half an hour or more is
+written into docs/faults.md.
 """
 # ruff: noqa: ASYNC230, ASYNC240  # the files of a list are small
 
@@ -281,8 +281,7 @@ async def run(seconds: float, seed: str) -> tuple[dict[str, Soak], int]:
         async def say() -> None:
             while time.monotonic() < until:
                 await asyncio.sleep(LOOK)
-                done = sum((soak.done for soak in soaks.values()), Counter[str]())
-                print(f"\r{time.monotonic() - began:,.0f} of {seconds:,.0f} s: {said(done)}", end="", file=sys.stderr)
+                print(f"\r{time.monotonic() - began:,.0f} of {seconds:,.0f} s: {done(soaks)}", end="", file=sys.stderr)
 
         async with asyncio.TaskGroup() as group:
             group.create_task(say())
@@ -297,9 +296,10 @@ async def run(seconds: float, seed: str) -> tuple[dict[str, Soak], int]:
     return soaks, len(left)
 
 
-def said(done: Counter[str]) -> str:
+def done(soaks: dict[str, Soak]) -> str:
     """Say what was done, in words."""
-    return ", ".join(f"{number:,} {what}" for what, number in sorted(done.items(), key=lambda pair: -pair[1]))
+    together = sum((soak.done for soak in soaks.values()), Counter[str]())
+    return ", ".join(f"{number:,} {what}" for what, number in together.most_common())
 
 
 def grown(looks: list[tuple[float, float, float, float]], column: int) -> str:
@@ -313,12 +313,11 @@ def grown(looks: list[tuple[float, float, float, float]], column: int) -> str:
 
 def report(soaks: dict[str, Soak], seconds: float, left: int) -> str:
     """Return what docs/faults.md says of a run."""
-    done = sum((soak.done for soak in soaks.values()), Counter[str]())
     lost = sum(len(soak.lost) for soak in soaks.values())
     rows = [[words, *(grown(soak.looks, column) for column in (1, 2, 3))] for words, soak in soaks.items()]
     return "\n".join(
         [
-            f"In {seconds:,.0f} s ({machine()}): {said(done)}. Lost: {lost}. Processes left at the end: {left}.",
+            f"In {seconds:,.0f} s ({machine()}): {done(soaks)}. Lost: {lost}. Processes left at the end: {left}.",
             "",
             "| a worker around | MB | an hour | descriptors | an hour | processes | an hour |",
             "|---|---:|---:|---:|---:|---:|---:|",

@@ -9,7 +9,6 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
-from unittest.mock import Mock
 
 import pytest
 import uvloop
@@ -698,7 +697,7 @@ def test_no_time_passes_for_a_call_that_is_tried_alone_while_the_worker_is_froze
             return turns == 2
 
     async def in_time() -> bool:
-        seat = slots.Seat(Mock(), trial=deque())
+        seat = slots.Seat(mock.Mock(), trial=deque())
         engine = make(lambda item, job: item, item_timeout=10).slots
         return await engine._in_time(seat, Frozen(1, ["item"], Context()))
 
@@ -725,7 +724,7 @@ def test_calls_of_several_jobs_that_fail_alike_in_a_row_have_the_process_replace
 
 
 def test_a_job_that_enters_again_while_it_has_its_turn_has_no_other() -> None:
-    turns, works = Turns(), [Mock(startable=2, in_turn=False, group=b"", waits_since=0.0) for _ in range(2)]
+    turns, works = Turns(), [mock.Mock(startable=2, in_turn=False, group=b"", waits_since=0.0) for _ in range(2)]
     for work in (*works, *works):
         turns.enter(work)
     assert turns.jobs == works
@@ -799,7 +798,7 @@ def test_there_is_room_for_what_those_that_wait_leave_free_and_for_one_job_besid
 
 def test_while_too_many_bytes_wait_there_is_no_room_and_the_oldest_job_goes_on() -> None:
     def job(name: str, size: int, unadmitted: int = 0) -> Any:
-        return Mock(job_id=name, output=SimpleNamespace(size=size), unadmitted=unadmitted)
+        return mock.Mock(job_id=name, output=SimpleNamespace(size=size), unadmitted=unadmitted)
 
     turns: Any = SimpleNamespace(waiting=0, jobs=[])
     room = Room(turns, 100)

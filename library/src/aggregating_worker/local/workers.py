@@ -15,6 +15,7 @@ from typing import IO
 
 from aggregating_worker.local.launch import Command, Image
 from aggregating_worker.local.queue import Queue
+from aggregating_worker.log import LOCAL
 
 _libc = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
@@ -275,7 +276,7 @@ def protocol(url: str, worker_id: str, secret: str) -> dict[str, str]:
     """
     query = f"gpu=none&secret={secret}" if Path("~/.runpod/config.toml").expanduser().exists() else "gpu=none"
     return {
-        "RUNPOD_ENDPOINT_ID": "local",
+        "RUNPOD_ENDPOINT_ID": LOCAL,
         "RUNPOD_POD_ID": worker_id,
         "RUNPOD_AI_API_KEY": secret,
         "RUNPOD_WEBHOOK_GET_JOB": f"{url}/job-take/$ID?{query}",

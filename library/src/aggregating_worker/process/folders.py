@@ -5,7 +5,6 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -37,9 +36,11 @@ class Folders:
     def found(self) -> list[Path]:
         """Return those that are there."""
         parent, name = os.path.split(self.beginning)
-        with suppress(OSError):
-            return [Path(parent, each) for each in os.listdir(parent) if each.startswith(name)]  # noqa: PTH208
-        return []  # not by ``glob``, which keeps each pattern
+        try:
+            there = os.listdir(parent)  # noqa: PTH208  # and not by ``glob``, which keeps each pattern
+        except OSError:
+            return []
+        return [Path(parent, each) for each in there if each.startswith(name)]
 
 
 def remove(folders: Iterable[Path]) -> None:

@@ -147,11 +147,13 @@ def test_no_part_comes_after_the_envelope_of_an_item_that_goes_on_over_its_time(
 
     async def process(item: object, job: object) -> AsyncIterator[str]:
         nonlocal yielded
+        yield "first"
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
         while not over.is_set():
-            with suppress(asyncio.CancelledError):
-                yield "more"
-                yielded += 1
-                await asyncio.sleep(0)
+            yield "more"
+            yielded += 1
+            await asyncio.sleep(0)
 
     async def send(output: object, job_id: str, index: int, parts: Sequence[bytes]) -> None:
         nonlocal sent

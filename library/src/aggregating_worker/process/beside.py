@@ -71,7 +71,8 @@ class Beside(Process):
         self._folders = Folders.new()
         self._server: subprocess.Popen[bytes] | Forked | None = None
         self._pid = 0
-        self._channel = self._control = socket.socket()  # until there are others
+        with socket.socket() as none:
+            self._channel = self._control = none  # until there are others
         self._unsent = bytearray()
         self._sending = False
         self._waiting = 0
@@ -297,7 +298,9 @@ class Beside(Process):
         """End it for good; there is no event loop any more."""
         self._loop = self._owner = None
         self._stopped = True
-        if self.ready and not self.attempts:
+        if not self._server:  # there was no room for another
+            self.over = True
+        elif self.ready and not self.attempts:
             self._channel.setblocking(True)
             self.end()
             self._channel.setblocking(False)

@@ -115,6 +115,11 @@ def failed(value: Any, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return failure
 
 
+def test_what_cannot_be_sent_is_found_beside_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    failure = failed({"image": Image.new("RGB", (2, 2)), "size": float("nan")}, capsys)
+    assert failure["message"].startswith("result.size is NaN")
+
+
 def test_a_result_keeps_its_shape() -> None:
     picture = Image.new("RGB", (2, 2))
     made = result({"images": [picture, picture], "meta": {"thumb": picture}, "seed": 1, "array": np.arange(2)})

@@ -17,7 +17,16 @@ from pydantic import BaseModel, ConfigDict, field_serializer
 
 from aggregating_worker.failed import ItemFailed
 from aggregating_worker.outcome.plain import NO_FORM, RETURNABLE
-from aggregating_worker.outcome.result import WITH_FILE, Unsendable, describe, failure, is_error, returned_error
+from aggregating_worker.outcome.result import (
+    WITH_FILE,
+    Raised,
+    Unsendable,
+    describe,
+    failure,
+    is_error,
+    returned_error,
+)
+from aggregating_worker.refusal import Refused
 from tests.engine import success
 from tests.tasks.hostile import FAULTY, FINE
 
@@ -261,11 +270,20 @@ def test_a_deep_or_long_exception_is_described_in_bounds() -> None:
 
 def recurse(depth: int) -> None:
     if depth:
-        recurse(depth - 1)
+        go_on(depth)
     raise ValueError("bottom")
 
 
+def go_on(depth: int) -> None:
+    recurse(depth - 1)
+
+
 def test_a_recursion_is_cut_to_its_innermost_frames() -> None:
+    """Also one of frames that differ, of which Python does not leave out those that are alike."""
     with pytest.raises(ValueError, match="bottom") as caught:
-        recurse(500)
+        recurse(200)
     assert len(describe(caught.value).trace.splitlines()) < 100
+
+
+def test_a_sentence_for_the_workers_owner_is_kept_without_a_trace() -> None:
+    assert describe(Refused("Set BUCKET_NAME.")) == Raised("Refused", "Set BUCKET_NAME.", "")

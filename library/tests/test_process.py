@@ -269,6 +269,30 @@ def test_why_it_cannot_load_is_kept_and_said_with_the_trace_in_the_log_only(
     assert "ValueError: no" not in out
 
 
+def test_the_trace_of_loads_that_fail_alike_is_in_the_log_once_until_one_goes_well(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def scenario() -> None:
+        process = Noted()
+
+        def fail(trace: str) -> None:
+            process._loads = 1  # it is loading
+            process.hear(frame(Say.UNUSABLE, 1, values(*astuple(Raised("ValueError", "no", trace)))))
+
+        for trace in ("one trace", "one trace", "another"):
+            fail(trace)
+        process.hear(frame(Say.READY, 0, values(0.1)))
+        fail("another")
+
+    in_loop(scenario)
+    out = capsys.readouterr().out
+    assert [out.count(each) for each in ("one trace", "another", "load() in task.py failed: ValueError: no")] == [
+        1,
+        2,
+        1,
+    ]
+
+
 def test_a_line_of_the_tasks_is_logged_in_the_context_of_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     of_job = contextvars.ContextVar("of_job", default="none")

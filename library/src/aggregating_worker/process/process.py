@@ -48,6 +48,8 @@ class Process(ABC):
         self.attempts: dict[int, Attempt[Any]] = {}
         self._fault = ""
         """Why it could not load, the last time."""
+        self._trace = ""
+        """Where that was raised: the same one is logged once."""
         self._loads = 0
         """Times that it has been started since it last had a call."""
         self._lives = 0
@@ -170,7 +172,7 @@ class Process(ABC):
                 attempt.items[place].take_progress(payload[PLACE.size :])
             case Say.READY:
                 self.load_seconds = float(*json.loads(payload))
-                self.ready = True
+                self.ready, self._trace = True, ""
                 if self._owner:
                     self._owner.look()
             case Say.UNUSABLE if self._loads:  # else it has loaded
@@ -187,7 +189,9 @@ class Process(ABC):
     def _cannot_load(self, again: int, raised: Raised) -> None:
         what = "load() in task.py failed" if again else "task.py cannot be imported"
         self._fault = f"{what}: {reason(raised.kind, raised.message)}" if raised.trace else f"{what}: {raised.message}"
-        log.error(what if raised.trace else self._fault, trace=raised.trace)
+        trace = "" if raised.trace == self._trace else raised.trace
+        self._trace = raised.trace
+        log.error(what if trace else self._fault, trace=trace)
         if not (again and raised.trace):  # else it may go well the next time
             self._loads = LOADS
 

@@ -21,6 +21,7 @@ from aggregating_worker.process import beside as beside_worker
 from aggregating_worker.process import processes as of_processes
 from aggregating_worker.process.attempt import Attempt, Shared
 from aggregating_worker.process.beside import Beside, Forked, read
+from aggregating_worker.process.inside import AT_ONCE
 from aggregating_worker.process.process import LOADS, Process
 from aggregating_worker.process.processes import Processes
 from aggregating_worker.refusal import Refused
@@ -181,6 +182,21 @@ def test_a_call_of_many_bytes_goes_as_the_process_reads_it(start: Begin) -> None
             assert await attempt.wait(WAIT)
             assert attempt.items[0].made["result"] == len(text)
 
+    run(beside, scenario)
+
+
+def test_a_few_frames_go_together_and_many_do_not_wait_for_one_another(start: Begin) -> None:
+    async def scenario(owner: Owner) -> None:
+        await asyncio.sleep(0)
+        begun = [owner.begin(number, f"result = {number}") for number in range(AT_ONCE - 2)]
+        assert beside._unsent  # a job's frame, and theirs
+        begun.append(owner.begin(AT_ONCE, f"result = {AT_ONCE}"))
+        assert not beside._unsent
+        for attempt in begun:
+            assert await attempt.wait(WAIT)
+            assert attempt.items[0].made["result"] == attempt.number
+
+    beside = loaded(start())
     run(beside, scenario)
 
 
@@ -346,7 +362,10 @@ def test_that_a_load_goes_on_is_said(start: Begin, fifo: Path, monkeypatch: pyte
     run(beside, scenario)
 
 
-def test_all_end_with_their_worker_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("forked", [True, False])
+def test_all_end_with_their_worker_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, forked: bool) -> None:
+    if not forked:
+        monkeypatch.setattr(beside_worker, "can_fork", lambda: False)
     unloaded = tmp_path / "unloaded"
     monkeypatch.setenv("UNLOAD", f"open({str(unloaded)!r}, 'a').write('x')")
     with Processes("tests.tasks.told") as processes:

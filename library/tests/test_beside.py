@@ -260,6 +260,21 @@ def test_what_forks_the_processes_is_started_again_when_it_has_died(start: Begin
     run(beside, scenario)
 
 
+def test_a_worker_that_is_told_to_stop_when_that_has_just_died_ends(
+    start: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = loaded(start())
+
+    async def scenario(owner: Owner) -> None:
+        _, server, _ = await owner.result(WHERE)
+        monkeypatch.setattr(beside._server, "poll", lambda: None)  # its files are closed before it can be waited for
+        os.kill(server, signal.SIGKILL)
+        await until(lambda: beside.sockets[1].fileno() < 0)
+
+    run(beside, scenario)
+    monkeypatch.undo()
+
+
 def test_a_process_that_does_not_answer_is_killed_when_its_patience_is_over(start: Begin) -> None:
     beside = loaded(start())
 
@@ -333,6 +348,22 @@ def test_where_the_system_has_no_room_for_a_process_it_is_tried_again_until_the_
     run(beside, scenario)
     said = capsys.readouterr().out.count("No process can be started for the task: no room")
     assert said == LOADS if times == LOADS else said
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["the first", "the second"])
+def test_where_there_is_no_room_before_the_worker_serves_it_says_so_and_ends(
+    start: Begin, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    make, times = socket.socketpair, iter(range(2 * before))
+
+    def socketpair(*given: Any) -> Any:
+        if next(times, None) is None:
+            raise OSError("no room")
+        return make(*given)
+
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    with pytest.raises(Refused, match=r"^No process can be started for the task: no room$"):
+        loaded(start(LOAD="import os; os._exit(5)"))
 
 
 def test_that_a_load_goes_on_is_said(start: Begin, fifo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

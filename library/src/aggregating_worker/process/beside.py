@@ -78,7 +78,7 @@ class Beside(Process):
         self._waiting = 0
         self._stopped = False
         _made.add(self)
-        self._start()
+        self._start_again()
 
     def _start(self) -> None:
         self._lives += 1
@@ -253,11 +253,13 @@ class Beside(Process):
                 threading.Thread(target=remove, args=(folders,), daemon=True).start()
 
     def _start_again(self) -> None:
-        """Start another process; if the system has no room for one, or the server has just ended, a second later."""
+        """Start another process; if the system has no room for one, or the server has just ended, a second later.
+
+        Raises ``Refused`` instead where there is no event loop yet.
+        """
         try:
             self._start()
         except OSError as error:
-            log.error(f"No process can be started for the task: {error}")
             for descriptor in self.sockets:
                 self._leave(descriptor)  # the next may get its number, and the event loop would not listen to that
             self.let_go()
@@ -265,6 +267,10 @@ class Beside(Process):
             if self._server:
                 self._server.wait()
                 self._server = None
+            why = f"No process can be started for the task: {error}"
+            if not self._loop:
+                raise Refused(why) from None
+            log.error(why)
             self._later(1.0, self._start_again)
 
     def _leave(self, descriptor: socket.socket) -> None:
@@ -300,6 +306,8 @@ class Beside(Process):
         self._stopped = True
         if not self._server:  # there was no room for another
             self.over = True
+        elif self._control.fileno() < 0:  # what forked it has died
+            self._reap()
         elif self.ready and not self.attempts:
             self._channel.setblocking(True)
             self.end()

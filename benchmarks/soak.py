@@ -32,7 +32,7 @@ import readme
 from aggregating_worker.client import Client
 from aggregating_worker.client.job import FINAL, output
 from aggregating_worker.client.map import map_file
-from aggregating_worker.local import LocalEndpoint
+from aggregating_worker.local import LocalEndpoint, stops
 from aggregating_worker.local.queue import RETRIES
 from aggregating_worker.local.workers import WorkerProcess
 from aggregating_worker.testing.faulty import Faulty, answers, cut_off
@@ -261,6 +261,7 @@ def served(kind: str) -> Iterator[tuple[LocalEndpoint, Faulty]]:
 async def soaked(seed: str) -> AsyncIterator[dict[str, Soak]]:
     """Serve every kind."""
     LOGS.mkdir(parents=True, exist_ok=True)
+    stops.GRACE = PATIENCE  # an outage and a freeze keep a worker from saying that it has stopped a job
     async with AsyncExitStack() as stack:
         soaks = {}
         for words, kind in KINDS.items():

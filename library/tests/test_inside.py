@@ -350,6 +350,21 @@ def test_a_server_whose_worker_has_ended_takes_all_with_it(start: Start) -> None
     assert server.process.wait(WAIT) == 0
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_server_whose_worker_has_not_heard_all_ends_without_a_traceback(start: Start, ends: bool) -> None:
+    server = start()
+    side = ready(server)
+    if ends:
+        side.ask(Ask.END, 0)
+        assert side.ends() == b""
+        assert server.control.recv(1, socket.MSG_PEEK)
+        server.control.close()
+    else:
+        server.control.close()
+        side.ask(Ask.END, 0)
+    assert server.process.wait(WAIT) == 0
+
+
 def test_where_no_fork_would_work_the_server_runs_the_calls_itself(
     tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -590,6 +590,17 @@ def test_two_at_once_do_not_write_the_same_output(out: Path) -> None:
         Journal(out, {}, listed(1)).__enter__()
 
 
+def test_another_may_write_it_next_though_a_fork_of_the_first_has_it_open(out: Path) -> None:
+    with Journal(out, {"job": 1}, listed(1)) as journal:
+        fork = subprocess.Popen(["sleep", "1000"], pass_fds=[journal._file.fileno()])
+    with fork:
+        try:
+            with Journal(out, {"job": 1}, listed(1)):
+                pass
+        finally:
+            fork.kill()
+
+
 @pytest.mark.parametrize("content", [b"", b"notes", b"notes\nmore", b'{"journal": 1}\n{"job": "1", "indices": [0]}\n'])
 def test_a_file_that_is_no_journal_is_left_as_it_is(out: Path, content: bytes) -> None:
     journal = out.with_name("results.jsonl.journal")

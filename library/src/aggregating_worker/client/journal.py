@@ -10,6 +10,7 @@ moved in between is skipped, and counted.
 import os
 from array import array
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 from zlib import crc32
@@ -72,11 +73,19 @@ class Journal:
             self._lock()
             self._recover()
         except BaseException:
-            self._file.close()
+            self._close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        """Unlock the file and close it: a fork of this process has it open, too, until it runs another program."""
+        with suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
 
     def __contains__(self, index: int) -> bool:

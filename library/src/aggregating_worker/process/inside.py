@@ -80,13 +80,15 @@ def serve(control: socket.socket, worker: int, task: ModuleType | Raised, folder
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_DIE)
     sys.breakpointhook = _no_breakpoint
     while True:
-        _, received, *_ = socket.recv_fds(control, 1, 1)
+        received: list[int] = []
+        with suppress(OSError):
+            _, received, *_ = socket.recv_fds(control, 1, 1)
         if not received:  # the worker has ended
             os._exit(0)
         channel = socket.socket(fileno=received[0])
         channel.settimeout(None)
         if not can_fork():
-            control.sendall(REPORT.pack(b"P", os.getpid()))
+            _report(control, b"P", os.getpid())
             _end_with(worker, signal.SIGKILL)
             Inside(folders, channel, control).run(task)
         sys.stdout.flush()
@@ -101,10 +103,15 @@ def serve(control: socket.socket, worker: int, task: ModuleType | Raised, folder
         with suppress(OSError):  # the child has done it already, or has ended
             os.setpgid(child, child)
         signal.signal(signal.SIGTERM, partial(_end_group, child, folders.of(child)))  # the worker has ended
-        control.sendall(REPORT.pack(b"P", child))
+        _report(control, b"P", child)
         _, status = os.waitpid(child, 0)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        control.sendall(REPORT.pack(b"E", os.waitstatus_to_exitcode(status)))
+        _report(control, b"E", os.waitstatus_to_exitcode(status))
+
+
+def _report(control: socket.socket, kind: bytes, value: int) -> None:
+    with suppress(OSError):  # the worker has ended, which is noticed next
+        control.sendall(REPORT.pack(kind, value))
 
 
 class Inside:

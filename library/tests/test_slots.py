@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import aclosing
 from contextvars import Context, ContextVar
 from functools import cached_property
 from types import SimpleNamespace
@@ -22,8 +23,9 @@ from aggregating_worker.calls.room import Room
 from aggregating_worker.calls.stream import Stream
 from aggregating_worker.calls.turns import Turns
 from aggregating_worker.calls.work import Options, Work
+from aggregating_worker.failed import ItemFailed
 from aggregating_worker.outcome.overflow import Output
-from aggregating_worker.outcome.result import Raised
+from aggregating_worker.outcome.result import Outcome, Raised
 from aggregating_worker.process.attempt import Attempt
 from aggregating_worker.process.function import TaskFunction
 from aggregating_worker.process.threads import Threads
@@ -740,6 +742,60 @@ def test_a_job_that_comes_once_the_worker_is_lost_ends_it_too() -> None:
         return reasons
 
     assert asyncio.run(scenario()) == ["no process can load"] * 2
+
+
+def test_what_is_left_of_every_job_fails_where_no_other_worker_could_do_it() -> None:
+    async def process(item: int, job: Any) -> int:
+        if item:
+            await asyncio.Event().wait()
+        return item
+
+    async def scenario() -> None:
+        stream = make(process)
+        async with aclosing(stream_of(stream, [0, 1, 1])) as chunks:
+            await anext(chunks)
+            stream.slots.lost("no process can load")
+            left = [outcome.body["failure"] async for chunk in chunks for outcome in chunk]
+        assert left == [{"type": "ProcessDied", "message": "no process can load"}] * 2
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_worker_that_one_item_asks_to_be_refreshed_is_whatever_the_others_do() -> None:
+    def process(item: int, job: Any) -> int:
+        raise ItemFailed("no", refresh_worker=True) if item else ValueError("no")
+
+    async def refreshed(*items: int) -> bool:
+        output = Output("job", len(items), 1_000_000)
+        async with aclosing(stream_of(make(process, item_concurrency=1), items, output=output)) as chunks:
+            assert not any([outcome.success async for chunk in chunks for outcome in chunk])
+        return output.refresh_worker
+
+    assert [asyncio.run(refreshed(*items)) for items in ((0, 0), (1, 0), (0, 1))] == [False, True, True]
+
+
+def test_what_cannot_be_finished_is_the_failure_of_its_item(capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario() -> None:
+        taken: list[dict[str, Any]] = []
+        done = asyncio.Event()
+        work = Work(
+            ["item"],
+            Options.of(None),
+            "mine",
+            Output("mine", 1, 1_000_000),
+            shares_calls=False,
+            lookahead=1,
+            finishers=Threads(1),
+            look=done.set,
+        )
+        assert work.unadmitted == 0
+        work.finish(lambda: Outcome(int("pieces"), True, b""), lambda outcome: taken.append(outcome.body), 7)
+        await done.wait()
+        [body] = taken
+        assert (body["index"], body["success"], body["failure"]["type"]) == (7, False, "ValueError")
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert "| mine | Item 7 failed\nTraceback" in capsys.readouterr().out.replace("\\n", "\n")
 
 
 def test_an_item_that_input_does_not_accept_fails_by_that_name() -> None:

@@ -357,10 +357,10 @@ def test_a_chunk_of_results_is_a_megabyte_at_most_with_all_that_is_put_around_it
 
     async def scenario() -> None:
         overhead = 41  # of an envelope around its result
-        for beyond in (0, 1):
-            stream = make(process, chunk_size=2)
-            half = 1_000_000 // 2 - overhead - 8 + beyond
-            async with aclosing(stream_of(stream, [1, half, half])) as chunks:
+        half = 1_000_000 // 2 - overhead - 8
+        for items in ([1, half, half], [1, half + 1, half + 1], [1] + [900] * 1_200):
+            stream = make(process, chunk_size=2_000, lookahead=2_000)
+            async with aclosing(stream_of(stream, items)) as chunks:
                 async for chunk in chunks:
                     body = json.dumps({"output": [outcome.body for outcome in chunk]}, ensure_ascii=False)
                     assert len(body.encode()) <= 1_000_000

@@ -29,7 +29,7 @@ COPY = ROOT / "build" / "mutants"
 HITS, TIMES = COPY / "hits.txt", COPY / "times.txt"
 FILES = " ".join(f"library/src/aggregating_worker/{name}/*.py" for name in ("calls", "process", "outcome", "delivery"))
 TESTS = """simulation beside inside many_jobs single process sender threads file_results images slots stream properties
-overflow result post wire request answer bucket parts progress context devices"""
+overflow result post wire request answer schema bucket parts progress context devices"""
 """Not those of a whole worker that wait for seconds at most: where much else runs, they fail without a mutant, too."""
 MOST = 20.0
 """Seconds that a mutant's tests may take together: the quickest are run first, and what takes longer is left out."""

@@ -326,6 +326,12 @@ def test_a_picture_that_exif_says_is_turned_looks_the_same(image_format: str, mo
     assert difference.mean() < 10
 
 
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_that_readers_turn_stays_as_the_camera_has_saved_it(image_format: str) -> None:
+    made = sent(opened(turned(image_format)))
+    assert (made.format, made.size, made.getexif()[0x0112]) == (image_format, (64, 32), 6)
+
+
 # The README's sample
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aggregating_worker.delivery.chunk import Chunk, final_body
 from aggregating_worker.outcome.bucket import Access, Bucket, NotStored
 from aggregating_worker.outcome.files import Unencoded
-from aggregating_worker.outcome.overflow import BODY, STOP_POD, Output
+from aggregating_worker.outcome.overflow import BODY, CHUNK_BYTES, STOP_POD, Output
 from aggregating_worker.outcome.result import Outcome, failure, reference, seal, with_files
 from aggregating_worker.refusal import Refused
 from tests.engine import success
@@ -154,6 +154,14 @@ def test_a_failure_that_does_not_fit_says_so_and_a_bucket_would_not_help() -> No
     assert re.fullmatch(
         r"The failure has 1,\d{3} bytes, too many for a response of 1,000: return less.", failed["message"]
     )
+
+
+def test_what_fits_into_a_chunk_to_the_byte_stays_inline_and_what_does_not_is_stored() -> None:
+    around = success(0, "").size
+    for more in (0, 1):
+        outcome = success(0, "x" * (CHUNK_BYTES - around + more))
+        assert admitted(Output("job", 1, 9_000_000, bucket=shelf()), outcome).stored == bool(more)
+        assert not admitted(Output("job", 1, 9_000_000), outcome).stored
 
 
 def test_what_the_platform_refuses_says_so() -> None:

@@ -106,6 +106,7 @@ class Row:
     ("value", "why"),
     [
         ({1: "a", "1": "b"}, 'result has two keys that are the text "1" in JSON.'),
+        ({"a": 0, 1: "a", "b": 0, "1": "b"}, 'result has two keys that are the text "1" in JSON.'),
         ({True: 1, "true": 2}, 'result has two keys that are the text "true" in JSON.'),
         ({"x": [{None: 1, "None": 2}]}, 'result.x[0] has two keys that are the text "None" in JSON.'),
         ({np.int64(1): 1, 1: 2, "1": 3}, 'result has two keys that are the text "1" in JSON.'),
@@ -136,6 +137,8 @@ def test_what_json_has_no_form_for_is_a_failure_that_says_what_and_where(value: 
     with pytest.raises(Unsendable) as caught:
         success(0, value)
     assert str(caught.value) == why
+    if NO_FORM in why or "two keys" in why:
+        assert caught.value.kind == "ValueError"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 import io
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,33 +77,26 @@ def _frames(image: "Image") -> "list[Image]":
     """Return copies of all frames, or of the one that is shown: if there are no others, or the task has drawn on it."""
     from PIL.ImageFile import ImageFile
 
-    shown = _copy(image)
+    shown = image.copy()
     try:
         count = getattr(image, "n_frames", 1)
     except Exception:  # the file is closed
         count = 1
     if count == 1 or not isinstance(image, ImageFile) or image.format == "PSD":  # its others are layers
         return [shown]
-    try:
+    with suppress(Exception):  # the file is closed, or its frames do not go with what the task has drawn
         if here := image.tell():  # Pillow goes back from the last one only, in PNG
             image.seek(count - 1)
             image.load()
-        frames = [_copy(image, number) for number in range(count)]
+        frames = []
+        for number in range(count):
+            image.seek(number)
+            frames.append(image.copy())
         image.seek(here)
         if _look(image) == _look(shown):
             return frames
-    except Exception:  # the file is closed, or its frames do not go with what the task has drawn
-        frames = []
     ImageFile.__setstate__(image, shown.copy().__getstate__())  # as it was, for whoever has it
     return [shown]
-
-
-def _copy(image: "Image", number: int | None = None) -> "Image":
-    if number is not None:
-        image.seek(number)
-    copy = image.copy()
-    copy.info["disposal"] = getattr(image, "disposal_method", 0)
-    return copy
 
 
 def _saved(frames: "Sequence[Image]", image_format: str) -> bytes:
@@ -115,7 +109,7 @@ def _saved(frames: "Sequence[Image]", image_format: str) -> bytes:
         if not first.info.get("default_image"):  # of PNG: it is none of the frames
             options["duration"] = [frame.info.get("duration", 0) for frame in frames]
         if image_format == "GIF":  # each frame is whole: the one before must not show through
-            options["disposal"] = [2 if frame.has_transparency_data else frame.info["disposal"] for frame in frames]
+            options["disposal"] = [2 if frame.has_transparency_data else 0 for frame in frames]
         if image_format == "PNG":
             options |= {"disposal": 0, "blend": 0}
     buffer = io.BytesIO()

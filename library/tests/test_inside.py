@@ -220,6 +220,15 @@ def test_what_is_said_in_one_turn_comes_in_order_and_what_a_thread_says_too(star
     assert side.hear() == (Say.PROGRESS, 7, b"\0\0\0\0000.5")
 
 
+def test_that_a_progress_cannot_be_sent_is_said_once(start: Start) -> None:
+    side = ready(start())
+    side.call(7, "for _ in range(2): context.progress(object())")
+    kind, number, [level, text, job] = side.hear()
+    assert (kind, number, level, job) == (Say.LOGGED, 7, "WARN", "job")
+    assert text.startswith("Not sent: progress: object cannot be returned")
+    assert side.hear()[0] == Say.MADE
+
+
 def test_what_is_said_by_the_sdk_comes_as_what_the_item_says_of_its_progress(start: Start) -> None:
     side = ready(start())
     side.call(7, "import runpod; runpod.serverless.progress_update({'id': 'job'}, 'half')")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from aggregating_worker.calls import slots
 from aggregating_worker.calls.again import Call, suspects
 from aggregating_worker.calls.health import Health
+from aggregating_worker.calls.pace import CROWD_AT_MOST, Pace
 from aggregating_worker.calls.room import Room
 from aggregating_worker.calls.stream import Stream
 from aggregating_worker.calls.turns import Turns
@@ -685,6 +686,87 @@ def test_a_call_that_ends_as_its_silent_process_is_killed_is_tried_again(monkeyp
     stream = Stream(described, [process_of_task], Settings(item_timeout=0.05))
     assert asyncio.run(asyncio.wait_for(run(stream, [7]), 20)) == [{"index": 0, "success": True, "result": 7}]
     assert calls == 2
+
+
+def test_an_item_whose_process_is_silent_each_time_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "LET_GO_AFTER", 0.05)
+    calls = 0
+
+    async def process(item: int, job: Any) -> int:
+        nonlocal calls
+        calls += 1
+        process_of_task.held = []
+        await asyncio.Event().wait()
+        return item
+
+    task: Any = SimpleNamespace(process=process, load=lambda: None)
+    described = TaskFunction.of(task)
+    process_of_task = Silent(task, described)
+    stream = Stream(described, [process_of_task], Settings(item_timeout=0.05))
+    assert results(asyncio.run(asyncio.wait_for(run(stream, [7]), 20))) == ["TimeoutError"]
+    assert calls == 2
+
+
+class WithGpu(Within):
+    """A process that can be replaced, as far as its owner knows."""
+
+    def retire(self) -> None:
+        asyncio.get_running_loop().call_soon(self._end)
+
+    def _end(self) -> None:
+        in_hand, self.attempts = [*self.attempts.values()], {}
+        assert self._owner
+        self._owner.gone(self, in_hand, "ended with status 0", on_purpose=True)
+
+
+@pytest.mark.parametrize("bad", [0, 3])
+def test_one_item_that_breaks_the_gpu_costs_no_other_its_result(bad: int) -> None:
+    calls: list[list[int]] = []
+
+    async def process_batch(items: list[int], job: Any) -> list[int]:
+        calls.append(items)
+        if bad in items:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return items
+
+    task: Any = SimpleNamespace(process_batch=process_batch, load=lambda: None)
+    described = TaskFunction.of(task)
+    stream = Stream(described, [WithGpu(task, described)], Settings(batch_size=4))
+    expected: list[Any] = [0, 1, 2, 3]
+    expected[bad] = "RuntimeError"
+    assert results(asyncio.run(asyncio.wait_for(run(stream, [0, 1, 2, 3]), 20))) == expected
+    assert [bad] in calls
+    assert len(calls) <= 8
+
+
+def test_what_answers_while_suspects_are_tried_side_by_side_has_all_of_its_time() -> None:
+    class Answers(Attempt[Any]):
+        async def wait(self, *_: Any) -> bool:
+            self.answered = self.items != ["silent"]
+            return False
+
+    async def killed(item: str, in_use: int) -> bool:
+        seat = slots.Seat(mock.Mock(), trial=deque(), in_use=in_use)
+        engine = make(lambda item, job: item, item_timeout=10).slots
+        assert not await engine._in_time(seat, Answers(1, [item], Context()))
+        return seat.process.kill.called and seat.silent  # type: ignore[attr-defined]
+
+    asked = [("silent", 2), ("silent", 1), ("answers", 2)]
+    assert [asyncio.run(killed(*each)) for each in asked] == [True, False, False]
+
+
+def test_a_call_that_is_not_full_waits_for_the_jobs_that_may_come_back() -> None:
+    group: Any = SimpleNamespace(waiting=2, since=5.0)
+    pace = Pace(3, 0)
+    assert pace.wait_until(group, 1) == 0
+    pace.ended(10.0, 0.05, crowd=2)
+    assert [pace.wait_until(group, jobs) for jobs in (1, 2)] == [10.05, 0]
+    pace.ended(20.0, 60.0, crowd=2)
+    assert pace.wait_until(group, 1) == 20.0 + CROWD_AT_MOST
+    group.waiting = 3
+    assert pace.wait_until(group, 1) == Pace(3, 7.0).wait_until(group, 1) == 0
+    group.waiting = 2
+    assert Pace(3, 7.0).wait_until(group, 1) == 12.0
 
 
 def test_no_time_passes_for_a_call_that_is_tried_alone_while_the_worker_is_frozen(

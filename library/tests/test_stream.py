@@ -12,9 +12,9 @@ import pytest
 
 from aggregating_worker.calls.stream import Stream
 from aggregating_worker.outcome.bucket import Access, Bucket
-from aggregating_worker.outcome.overflow import Output
+from aggregating_worker.outcome.overflow import CHUNK_BYTES, Output
 from aggregating_worker.outcome.result import Outcome
-from tests.engine import Gauge, make, others_done, stream_of
+from tests.engine import Gauge, make, others_done, stream_of, success
 
 
 async def collect(stream: Stream, items: Sequence[Any]) -> list[list[Outcome]]:
@@ -105,6 +105,48 @@ def test_what_became_ready_meanwhile_is_one_chunk_of_at_most_a_megabyte() -> Non
 
     sizes = asyncio.run(scenario())
     assert sizes[1:] == [[2, 400_000, 400_000], [400_000, 3]]
+
+
+def test_a_result_that_fits_into_a_chunk_to_the_byte_goes_with_it() -> None:
+    async def process(item: int, job: object) -> str:
+        return "x" * item
+
+    async def scenario(more: int) -> list[int]:
+        around = success(0, "").size
+        stream = make(process, chunk_size=64, item_concurrency=1)
+        last = CHUNK_BYTES - 400_000 - 2 * around - len(", ") + more
+        made = []
+        async with aclosing(stream_of(stream, [1, 400_000, last])) as chunks:
+            async for chunk in chunks:
+                made.append(len(chunk))
+                await others_done(stream)
+        return made
+
+    assert [asyncio.run(scenario(more)) for more in (0, 1)] == [[1, 2], [1, 1, 1]]
+
+
+def test_how_far_an_item_is_goes_where_it_can_be_shown() -> None:
+    async def process(item: str, job: object, context: Any) -> str:
+        context.progress(item)
+        await shown.wait()
+        return item
+
+    async def scenario() -> None:
+        told: list[tuple[str, bytes]] = []
+
+        async def send(job_id: str, value: bytes) -> bool:
+            told.append((job_id, value))
+            shown.set()
+            return True
+
+        stream = make(process)
+        stream.send_progress = send
+        async with aclosing(stream_of(stream, ["half"], job_id="mine")) as chunks:
+            assert [outcome.success async for chunk in chunks for outcome in chunk] == [True]
+        assert told == [("mine", b'[{"index": 0, "value": "half"}]')]
+
+    shown = asyncio.Event()
+    asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
 def test_a_timed_out_item_fails_at_once_and_the_others_do_not() -> None:

@@ -84,7 +84,8 @@ def main() -> None:
     """Build the image, measure it, write what came out."""
     worker = Path(sys.argv[1]).absolute()
     image = "localhost/measured"
-    subprocess.run(["make", "image", f"IMAGE={image}", "TAG=latest"], cwd=worker, check=True)  # noqa: S607
+    if subprocess.run(["make", "image", f"IMAGE={image}", "TAG=latest"], cwd=worker, check=False).returncode:  # noqa: S607
+        sys.exit("The image was not built: the lines above say why.")
     try:
         readme.write("image", f"{contents(image)}\n{starts(worker, image)}", page=PAGE)
     finally:

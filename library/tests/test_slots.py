@@ -34,7 +34,7 @@ from aggregating_worker.process.within import Within
 from aggregating_worker.refusal import Refused
 from aggregating_worker.request import Invalid
 from aggregating_worker.settings import Settings
-from tests.engine import Job, make, others_done, run, stream_of
+from tests.engine import Job, make, others_done, run, stream_of, success
 
 
 class Cached(Job):
@@ -856,21 +856,28 @@ def test_a_worker_that_one_item_asks_to_be_refreshed_is_whatever_the_others_do()
     assert [asyncio.run(refreshed(*items)) for items in ((0, 0), (1, 0), (0, 1))] == [False, True, True]
 
 
+def work_of(items: int, **values: Any) -> Work:
+    output = Output("mine", items, 1_000_000)
+    finishers = Threads(1)
+    return Work(range(items), Options.of(None), "mine", output, shares_calls=False, finishers=finishers, **values)
+
+
+def test_what_is_made_out_of_turn_counts_until_all_before_it_is_made() -> None:
+    work = work_of(3, lookahead=3)
+    first, second, third = (success(index, "x" * 10**index) for index in range(3))
+    counted = [work.unadmitted]
+    for place, outcome in ((2, third), (1, second), (1, first), (0, first)):
+        work.settle(place, outcome)
+        counted.append(work.unadmitted)
+    assert counted == [0, third.size, third.size + second.size, third.size + second.size, 0]
+    assert [work.next_ready(10**6) for _ in range(4)] == [first, second, third, None]
+
+
 def test_what_cannot_be_finished_is_the_failure_of_its_item(capsys: pytest.CaptureFixture[str]) -> None:
     async def scenario() -> None:
         taken: list[dict[str, Any]] = []
         done = asyncio.Event()
-        work = Work(
-            ["item"],
-            Options.of(None),
-            "mine",
-            Output("mine", 1, 1_000_000),
-            shares_calls=False,
-            lookahead=1,
-            finishers=Threads(1),
-            look=done.set,
-        )
-        assert work.unadmitted == 0
+        work = work_of(1, lookahead=1, look=done.set)
         work.finish(lambda: Outcome(int("pieces"), True, b""), lambda outcome: taken.append(outcome.body), 7)
         await done.wait()
         [body] = taken

@@ -326,6 +326,14 @@ def test_a_picture_that_exif_says_is_turned_looks_the_same(image_format: str, mo
     assert difference.mean() < 10
 
 
+def test_what_is_transparent_has_no_colour_to_be_lost() -> None:
+    image = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    image.putpixel((0, 0), (255, 0, 0, 255))
+    image.putpixel((0, 1), (200, 100, 50, 0))
+    image.format = "GIF"
+    assert sent(image).format == "GIF"
+
+
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
 def test_a_picture_that_readers_turn_stays_as_the_camera_has_saved_it(image_format: str) -> None:
     made = sent(opened(turned(image_format)))

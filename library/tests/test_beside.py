@@ -7,8 +7,7 @@ import os
 import pickle
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,17 +114,11 @@ def loaded(beside: Beside) -> Beside:
     return beside
 
 
-@asynccontextmanager
-async def owned(beside: Beside, slots: int = 1, patience: float = WAIT) -> AsyncIterator[Owner]:
-    owner = Owner(beside)
-    beside.serve(owner, slots, patience)
-    yield owner
-
-
-def run(beside: Beside, scenario: Callable[[Owner], Awaitable[None]], **served: Any) -> None:
+def run(beside: Beside, scenario: Callable[[Owner], Awaitable[None]], slots: int = 1, patience: float = WAIT) -> None:
     async def serve() -> None:
-        async with owned(beside, **served) as owner:
-            await scenario(owner)
+        owner = Owner(beside)
+        beside.serve(owner, slots, patience)
+        await scenario(owner)
 
     asyncio.run(serve())
 

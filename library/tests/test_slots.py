@@ -668,14 +668,22 @@ class Silent(Within):
         self._owner.gone(self, [*self.attempts.values()], "was killed", on_purpose=False)
 
 
-def test_a_call_that_ends_as_its_silent_process_is_killed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+LATE = {"type": "TimeoutError", "message": "No result within 0.05 s per item (ITEM_TIMEOUT)."}
+
+
+@pytest.mark.parametrize(
+    ("silent", "made"), [(1, {"success": True, "result": 7}), (2, {"success": False, "failure": LATE})]
+)
+def test_a_call_that_ends_as_its_silent_process_is_killed_is_tried_again_and_is_late_the_second_time(
+    monkeypatch: pytest.MonkeyPatch, silent: int, made: dict[str, Any]
+) -> None:
     monkeypatch.setattr(slots, "LET_GO_AFTER", 0.05)
     calls = 0
 
     async def process(item: int, job: Any) -> int:
         nonlocal calls
         calls += 1
-        if calls == 1:
+        if calls <= silent:
             process_of_task.held = []
             await asyncio.Event().wait()
         return item
@@ -684,26 +692,7 @@ def test_a_call_that_ends_as_its_silent_process_is_killed_is_tried_again(monkeyp
     described = TaskFunction.of(task)
     process_of_task = Silent(task, described)
     stream = Stream(described, [process_of_task], Settings(item_timeout=0.05))
-    assert asyncio.run(asyncio.wait_for(run(stream, [7]), 20)) == [{"index": 0, "success": True, "result": 7}]
-    assert calls == 2
-
-
-def test_an_item_whose_process_is_silent_each_time_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "LET_GO_AFTER", 0.05)
-    calls = 0
-
-    async def process(item: int, job: Any) -> int:
-        nonlocal calls
-        calls += 1
-        process_of_task.held = []
-        await asyncio.Event().wait()
-        return item
-
-    task: Any = SimpleNamespace(process=process, load=lambda: None)
-    described = TaskFunction.of(task)
-    process_of_task = Silent(task, described)
-    stream = Stream(described, [process_of_task], Settings(item_timeout=0.05))
-    assert results(asyncio.run(asyncio.wait_for(run(stream, [7]), 20))) == ["TimeoutError"]
+    assert asyncio.run(asyncio.wait_for(run(stream, [7]), 20)) == [{"index": 0, **made}]
     assert calls == 2
 
 

@@ -467,6 +467,28 @@ def test_thirty_thousand_lines_of_which_thirty_are_bad_killed_mended_and_appende
         assert {number for number in done if computed[str(number)] != then[str(number)]} == set()
 
 
+def test_what_a_half_of_a_refused_job_still_computes_is_not_asked_for_again(
+    picky: Caller, out: Path, fifo: Path
+) -> None:
+    items = write_items(out.parent, [{"read": str(fifo)}, {"dislike": "not this"}, 2])
+    arguments = ("map", str(items), "--out", str(out), "--items-field", "prompts", "--shard", "2", "--in-flight", "1")
+    with subprocess.Popen(command(*arguments), cwd=LIBRARY, env=environment(picky.endpoint.base_url)) as process:
+        held = os.open(fifo, os.O_WRONLY)  # once the first half is in hand
+        while out.with_name("results.jsonl.journal").read_bytes().count(b"\n") < 3:
+            time.sleep(0.005)
+        process.kill()
+    jobs = picky.endpoint.queue.jobs
+    before = len(jobs)
+    with ThreadPoolExecutor(1) as pool:
+        mapping = pool.submit(mapped, picky.endpoint.base_url, items, out, field="prompts", shard=2)
+        while len(jobs) < before + 3:  # the last line, and twice what is left of the job that was refused
+            time.sleep(0.005)
+        os.write(held, b"x")
+        os.close(held)
+        assert mapping.result(30).lines == "line 2"
+    assert not [job.id for job in [*jobs.values()][before:] if str(fifo).encode() in job.request]
+
+
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_cancels_what_is_in_flight_and_says_how_to_go_on(echo: Caller, out: Path, fifo: Path) -> None:
     items = write_items(out.parent, [{"read": str(fifo)}, *range(20)])

@@ -35,6 +35,8 @@ def process(item: Any, job: Any) -> Any:
             with Path(log).open("a") as file:
                 file.write(f"{value}\n")
             return value
+        case {"read": path}:
+            return Path(path).read_text()
         case {"fail": why}:
             raise ValueError(why)
     return item

@@ -98,9 +98,16 @@ class Journal:
         return len(self._failed)
 
     def unfinished(self) -> list[tuple[str, list[int]]]:
-        """Return the jobs that still owe results, the latest first, each with all of its items, or -1."""
-        jobs = [self._jobs[number] for number in sorted({*self._owed.values()}, reverse=True)]
-        return [(job_id, list(indices)) for job_id, indices in jobs if job_id is not None]
+        """Return the jobs that still owe results, the latest first, with their items; -1 for one that it does not owe.
+
+        What it does not owe is done, no longer in the list, or in a later job, which alone is asked for it.
+        """
+        jobs = [(number, *self._jobs[number]) for number in sorted({*self._owed.values()}, reverse=True)]
+        return [
+            (job_id, [index if self._owed.get(index) == number else -1 for index in indices])
+            for number, job_id, indices in jobs
+            if job_id is not None
+        ]
 
     def unknown(self) -> dict[int, int]:
         """Return the items of which it is not known whether the endpoint has them, each with the job it was put in."""

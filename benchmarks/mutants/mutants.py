@@ -5,12 +5,14 @@ chooses one, in every process that a test starts. They are run here, since mutmu
 calls in its own process, and half of the worker runs in others.
 """
 
+import ast
 import gc
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -85,6 +87,25 @@ def make(files: list[Path]) -> dict[str, tuple[Path, str]]:
     return made
 
 
+def refused(made: dict[str, tuple[Path, str]]) -> set[str]:
+    """Return the mutants that ``make lint`` would notice: what mypy says of each, and not of the same lines without."""
+    standing = {}
+    for file in {file for file, _ in made.values()}:
+        module = ".".join(file.with_suffix("").parts[2:])
+        for function in ast.walk(ast.parse((COPY / file).read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and f"{module}.{function.name}" in made:
+                for line in range(function.lineno, (function.end_lineno or 0) + 1):
+                    standing[str(file), line] = f"{module}.{function.name}"
+    command = [sys.executable, "-m", "mypy", "--output", "json", "--cache-dir", str(COPY / "types"), "src"]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
+    errors = [error for error in map(json.loads, said.splitlines()) if error["severity"] == "error"]
+    of = {(f"library/{each['file']}", each["line"], each["message"]) for each in errors}
+    always = {(file, message) for file, line, message in of if (file, line) not in standing}
+    return {
+        standing[file, line] for file, line, message in of if (file, line) in standing and (file, message) not in always
+    }
+
+
 def _run(mutant: str, tests: dict[str, float]) -> None:
     os.setsid()
     os.environ |= {"MUTANT_UNDER_TEST": mutant, "HITS": str(HITS), "TESTING": str(os.getpid())}
@@ -131,7 +152,9 @@ def _file(test: str) -> str:
 
 def run(made: dict[str, tuple[Path, str]], mutants: list[str]) -> None:
     """Run the mutants; print what survives, and the score."""
-    tried, survived, hung = Counter[str](), Counter[str](), Counter[str]()
+    of = {mutant: made[mutant][0].parent.name for mutant in mutants}
+    tried, survived, hung = Counter(of.values()), Counter[str](), Counter[str]()
+    typed = {mutant for mutant in refused(made) if mutant in of}
     files = defaultdict[str, dict[str, float]](dict)
     for test in _collected:
         files[_file(test)][test] = WITHOUT
@@ -147,21 +170,22 @@ def run(made: dict[str, tuple[Path, str]], mutants: list[str]) -> None:
         for function, _, caller in (line.partition(" ") for line in HITS.read_text().splitlines()):
             callers[function] |= seconds.keys() & (files.get(caller) or {caller})
         running = {}
-        for mutant in mutants:
+        for mutant in (mutant for mutant in mutants if mutant not in typed):
             tests = quickest(seconds, callers[mutant.partition("__mutmut_")[0]])
             running[pool.submit(outcome, mutant, tests)] = mutant
         for done, future in enumerate(as_completed(running), 1):
             mutant = running[future]
-            file, code = made[mutant]
-            tried[file.parent.name] += 1
-            hung[file.parent.name] += future.result() == HANGS
+            hung[of[mutant]] += future.result() == HANGS
             if future.result() == SURVIVED:
-                survived[file.parent.name] += 1
+                survived[of[mutant]] += 1
+                file, code = made[mutant]
                 print(f"\n{get_diff_for_mutant(mutant, code, file)}", flush=True)
-            print(f"\r{done:,} of {len(mutants):,}", end="", file=sys.stderr)
+            print(f"\r{done:,} of {len(running):,}", end="", file=sys.stderr)
     print()
+    by_type = Counter(of[mutant] for mutant in typed)
     for folder, number in tried.items():
-        print(f"{folder}: {1 - survived[folder] / number:.1%} of {number:,}, {hung[folder]} of them since a test hangs")
+        hangs = f"{hung[folder]:,} since a test hangs"
+        print(f"{folder}: {1 - survived[folder] / number:.1%} of {number:,}, {by_type[folder]:,} by types, {hangs}")
     print(f"Mutation score: {100 * (1 - survived.total() / tried.total()):.1f} %")
 
 

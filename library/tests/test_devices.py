@@ -61,6 +61,7 @@ def test_cores_are_shared_out_where_nobody_has_said_how(monkeypatch: pytest.Monk
     assert "OMP_NUM_THREADS" not in share
     assert share["MKL_NUM_THREADS"] == "8"
     assert shares(1) == [{}]
+    assert {share["MKL_NUM_THREADS"] for share in shares(20)} == {"1"}
 
 
 @pytest.mark.parametrize("in_use", [True, False])

@@ -210,6 +210,14 @@ def test_an_animation_keeps_its_frames_and_their_durations(name: str, before: st
     assert made.format == name[:4].strip(", ")
 
 
+@pytest.mark.parametrize(("blend", "disposal"), [(1, [1, 2, 0]), ([0, 1, 1], 2)])
+def test_an_animation_in_png_whose_frames_change_the_one_before_stays_as_it_looks(blend: Any, disposal: Any) -> None:
+    """Opened only: Pillow 13 shows other frames to whoever goes to the last one at once."""
+    content = animation("PNG", "RGBA", **TIMES, blend=blend, disposal=disposal)
+    made = sent(opened(content))
+    assert (made.format, seen(made)) == ("PNG", seen(opened(content)))
+
+
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("change", ["thumbnail", "paste"])
 def test_of_an_animation_that_was_drawn_on_the_changed_frame_is_sent(name: str, change: str) -> None:

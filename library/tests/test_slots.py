@@ -961,9 +961,10 @@ def test_why_an_item_fails_is_in_the_log_under_its_job_with_where_it_was_raised(
 
     def said(function: Callable[..., Any], *items: Any) -> str:
         envelopes = asyncio.run(run(make(function, batched=function is process_batch), [*items], "mine"))
-        assert not any(envelope["success"] for envelope in envelopes)
+        types.append([envelope["failure"]["type"] for envelope in envelopes])
         return capsys.readouterr().out.replace("\\n", "\n")
 
+    types: list[list[str]] = []
     out = said(process, "raise", "return", threading.Lock())
     for message, error in (
         ("Item 0 failed", "ValueError: no"),
@@ -976,6 +977,7 @@ def test_why_an_item_fails_is_in_the_log_under_its_job_with_where_it_was_raised(
     out = said(process_batch, 0, 1)
     assert "| mine | A batch of 2 items failed: trying its halves\nTraceback (most recent call last):\n" in out
     assert [out.count(f"| mine | Item {index} failed\nTraceback") for index in (0, 1)] == [1, 1]
+    assert types == [["ValueError", "TypeError", "InvalidItem"], ["KeyError", "KeyError"]]
     with pytest.raises(Refused, match="options cannot be handed to the task's process: cannot pickle"):
         asyncio.run(run(make(process), [1], option=threading.Lock()))
     assert "The options of a job cannot be handed to the task's process" in capsys.readouterr().out

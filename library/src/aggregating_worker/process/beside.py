@@ -309,9 +309,7 @@ class Beside(Process):
         elif self._control.fileno() < 0:  # what forked it has died
             self._reap()
         elif self.ready and not self.attempts:
-            self._channel.setblocking(True)
             self.end()
-            self._channel.setblocking(False)
         elif not self.over:
             self.kill()
 

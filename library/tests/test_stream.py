@@ -229,14 +229,14 @@ def test_results_with_files_are_not_late_for_the_uploads_of_others() -> None:
         return bytes(1_000)
 
     async def scenario() -> None:
-        stream = make(process, item_timeout=0.3)
+        stream = make(process, item_timeout=10)
         access = {"endpointUrl": "https://localhost", "accessId": "a", "accessSecret": "b", "bucketName": "c"}
         output = Output("job", 40, 10_000_000, bucket=Shelf(Access.model_validate(access)), inline_file_bytes=1)
 
         async def deliver() -> list[Outcome]:
             return [outcome async for chunk in stream_of(stream, range(40), output=output) for outcome in chunk]
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             collecting = asyncio.create_task(deliver())
             await asyncio.sleep(0)
             while stream.slots.under_way:

@@ -89,21 +89,20 @@ def make(files: list[Path]) -> dict[str, tuple[Path, str]]:
 
 def refused(made: dict[str, tuple[Path, str]]) -> set[str]:
     """Return the mutants that ``make lint`` would notice: what mypy says of each, and not of the same lines without."""
-    standing = {}
-    for file in {file for file, _ in made.values()}:
-        module = ".".join(file.with_suffix("").parts[2:])
-        for function in ast.walk(ast.parse((COPY / file).read_text())):
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and f"{module}.{function.name}" in made:
-                for line in range(function.lineno, (function.end_lineno or 0) + 1):
-                    standing[str(file), line] = f"{module}.{function.name}"
+    names = {(file, mutant.rpartition(".")[2]): mutant for mutant, (file, _) in made.items()}
+    standing = {
+        (f"{file}", line): names[file, function.name]
+        for file in {file for file, _ in made.values()}
+        for function in ast.walk(ast.parse((COPY / file).read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and (file, function.name) in names
+        for line in range(function.lineno, (function.end_lineno or 0) + 1)
+    }
     command = [sys.executable, "-m", "mypy", "--output", "json", "--cache-dir", str(COPY / "types"), "src"]
     said = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
     errors = [error for error in map(json.loads, said.splitlines()) if error["severity"] == "error"]
-    of = {(f"library/{each['file']}", each["line"], each["message"]) for each in errors}
-    always = {(file, message) for file, line, message in of if (file, line) not in standing}
-    return {
-        standing[file, line] for file, line, message in of if (file, line) in standing and (file, message) not in always
-    }
+    of = {(standing.get((file := f"library/{each['file']}", each["line"])), file, each["message"]) for each in errors}
+    always = {(file, message) for mutant, file, message in of if mutant is None}
+    return {mutant for mutant, file, message in of if mutant and (file, message) not in always}
 
 
 def _run(mutant: str, tests: dict[str, float]) -> None:
@@ -154,7 +153,7 @@ def run(made: dict[str, tuple[Path, str]], mutants: list[str]) -> None:
     """Run the mutants; print what survives, and the score."""
     of = {mutant: made[mutant][0].parent.name for mutant in mutants}
     tried, survived, hung = Counter(of.values()), Counter[str](), Counter[str]()
-    typed = {mutant for mutant in refused(made) if mutant in of}
+    typed = refused(made) & of.keys()
     files = defaultdict[str, dict[str, float]](dict)
     for test in _collected:
         files[_file(test)][test] = WITHOUT

@@ -89,7 +89,7 @@ class Journal:
         self._file.close()
 
     def __contains__(self, index: int) -> bool:
-        """Whether an item has an envelope; what is no longer in the list needs none."""
+        """Whether an item has an envelope; -1, which stands for none, needs none."""
         return index < 0 or self._places[index] >= 0
 
     @property

@@ -83,8 +83,7 @@ class Jobs:
                 fault = failed
             except AnotherWorker as other:
                 raise self._naming(other, indices) from None
-            apart = crowded | self._list.journal.unknown().keys()
-            left = [index for index in indices if index not in self._list.journal and index not in apart]
+            left = [index for index in indices if index not in self._list.journal and index not in crowded]
             if len(left) < len(indices):
                 tries = 0
             if crowded:
@@ -158,4 +157,4 @@ class Jobs:
                     (crowded if len(indices) > 1 else self._oversize).add(envelope["index"])
                 if envelope["index"] not in crowded:
                     self._list.record(envelope, last=last)
-        return crowded - self._list.journal.unknown().keys()
+        return crowded
